@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# Kernel and tools are built by kernel-patches/build.sh, outside of the clone;
+# everything else is built here, into build/.
+
+MAKEFLAGS += -rR --no-print-directory
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+CLANG := clang-19
+CC := ccache gcc
+CONFIG := default
+Q := $(if $(filter 1,$(V)),,@)
+export V CONFIG
+
+# The guest's shell, not make, expands what is in a command.
+ifdef RUN
+override export RUN := $(value RUN)
+endif
+
+B := build
+TOOLS := $B/tools
+BPFTOOL := $(TOOLS)/bin/bpftool
+LIBBPF := $(TOOLS)/lib/libbpf.a
+
+WARN := -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Werror
+CFLAGS := -O2 -g -std=gnu11 -D_GNU_SOURCE $(WARN) -MMD -MP \
+	-Iinclude -I$(TOOLS)/include
+BPF_CFLAGS := -O2 -g -target bpf -mcpu=v3 -D__TARGET_ARCH_x86 -Wall -Werror \
+	-MMD -MP -Iinclude -I$B -I$(TOOLS)/include
+TEST_CFLAGS := $(CFLAGS) -I$B/selftests \
+	-isystem $B/linux/tools/testing/selftests
+LDLIBS := $(LIBBPF) -lelf -lz -lcjson -lpthread
+
+policies := $(patsubst bpf/%.bpf.c,$B/%.bpf.o,$(wildcard bpf/*.bpf.c))
+loader := $(patsubst loader/%.c,$B/loader/%.o,$(wildcard loader/*.c))
+ksmx := $(if $(loader),$B/ksmx)
+skels := $(patsubst selftests/bpf/%.bpf.c,$B/selftests/%.skel.h, \
+	$(wildcard selftests/bpf/*.bpf.c))
+tests := $(patsubst selftests/%.c,$B/selftests/%,$(wildcard selftests/*.c))
+helpers := $(patsubst selftests/%.c,$B/%,$(wildcard selftests/run/*.c))
+
+.PHONY: help
+help:	## print this
+	@echo "Targets:"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | \
+		expand -t 16
+	@echo "Variables: V=1 shows all commands; for those of vm: make vm-help"
+
+.PHONY: run
+run: all	## the main job: two container trees share their equal pages
+	@selftests/run/run
+
+.PHONY: check
+check: all kernel-debug	## all tests in virtual machines (TESTS= CONFIG=)
+	@selftests/vm/check
+
+.PHONY: vm
+vm: all kernel-$(CONFIG)	## boot the kernel: a shell, or RUN='command'
+	@selftests/vm/vm
+
+.PHONY: vm-help
+vm-help:	## variables that vm takes
+	@selftests/vm/vm --help
+
+.PHONY: vm-check
+vm-check: kernel-default	## tests of the machine that runs the tests
+	@selftests/vm/test-vm
+
+.PHONY: all
+all: kernel policies ksmx selftests	## build everything
+
+.PHONY: kernel
+kernel: kernel-$(CONFIG)	## build kernel and tools (CONFIG=default|debug|off)
+
+.PHONY: policies ksmx selftests
+policies: $(policies)	## build bpf/ only
+ksmx: $(ksmx)	## build loader/ only
+selftests: $(tests) $(helpers)	## build selftests/ only
+
+.PHONY: clean
+clean:	## remove build/; downloads and kernels stay cached
+	$Qrm -rf $B
+
+.PHONY: FORCE
+kernel-%: FORCE
+	$Qkernel-patches/build.sh $*
+
+# build.sh keeps the time stamps of what did not change.
+$B/vmlinux.h: kernel-default
+	@:
+
+$B/%.bpf.o: bpf/%.bpf.c $B/vmlinux.h
+	@echo "  BPF      $@"
+	$Q$(CLANG) $(BPF_CFLAGS) -c $< -o $@
+
+$B/loader/%.o: loader/%.c $B/vmlinux.h
+	@echo "  CC       $@"
+	@mkdir -p $(@D)
+	$Q$(CC) $(CFLAGS) -c $< -o $@
+
+$B/ksmx: $(loader)
+	@echo "  LD       $@"
+	$Q$(CC) $^ $(LDLIBS) -o $@
+
+$B/selftests/%.bpf.o: selftests/bpf/%.bpf.c $B/vmlinux.h
+	@echo "  BPF      $@"
+	@mkdir -p $(@D)
+	$Q$(CLANG) $(BPF_CFLAGS) -c $< -o $@
+
+$B/selftests/%.skel.h: $B/selftests/%.bpf.o
+	@echo "  SKEL     $@"
+	$Q$(BPFTOOL) gen skeleton $< name $(notdir $*) >$@
+
+$B/selftests/%: selftests/%.c $(skels) $B/vmlinux.h
+	@echo "  TEST     $@"
+	@mkdir -p $(@D)
+	$Q$(CC) $(TEST_CFLAGS) $< $(LDLIBS) -o $@
+
+$B/run/%: selftests/run/%.c $B/vmlinux.h
+	@echo "  CC       $@"
+	@mkdir -p $(@D)
+	$Q$(CC) $(CFLAGS) $< -lxxhash -o $@
+
+-include $(wildcard $B/*.d $B/*/*.d)

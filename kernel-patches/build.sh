@@ -1,0 +1,187 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Builds the patched kernel, libbpf and bpftool from Debian's kernel source.
+#
+# usage: build.sh [default|debug|off]
+#
+# default is the kernel with ksm_ext, debug the same with slow checks, off the
+# same as default without ksm_ext.  Products are cached by content outside of
+# the clone, and linked from build/.
+#
+# Environment:
+#   LINUX_TARBALL   another kernel source of the 6.12 series
+#   PATCHES         directory with the patches (default: that of this script)
+#   V=1             show the output of all commands
+
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+build=$(dirname "$here")/build
+# shellcheck source=kernel-patches/steps.sh
+. "$here/steps.sh"
+
+# What is meant for a make above is not for the kernel's.
+unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
+
+config=${1:-default}
+tarball=${LINUX_TARBALL:-/usr/src/linux-source-6.12.tar.xz}
+patch_dir=${PATCHES:-$here}
+jobs=-j$(nproc)
+
+case $config in
+default|debug|off) ;;
+*) die "no config named '$config': use default, debug or off" ;;
+esac
+
+need_packages bc bison ccache clang-19 dwarves flex gcc git \
+	libcjson-dev libelf-dev libssl-dev linux-source-6.12 llvm-19 make \
+	xz-utils zlib1g-dev
+[ -r "$tarball" ] || die "no kernel source at $tarball"
+
+shopt -s nullglob
+patches=("$patch_dir"/*.patch)
+fragments=("$here/config/base.config")
+if [ "$config" != off ] && grep -qs 'config KSM_EXT$' "${patches[@]}" /dev/null
+then
+	fragments+=("$here/config/ksm_ext.config")
+fi
+if [ "$config" = debug ]; then
+	fragments+=("$here/config/debug.config")
+fi
+
+# Names for everything that follows: by content
+base=$(sha256sum <"$tarball" | cut -c1-12)
+key=$({
+	echo "$base"
+	gcc --version
+	cat "$here/build.sh" "${patches[@]}" "${fragments[@]}"
+} | sha256sum | cut -c1-16)
+src=$cache/linux-$base			# work tree, series applied
+tools=$cache/tools-$base		# libbpf and bpftool
+obj=$cache/obj-$base-$config		# objects of the latest build
+out=$cache/$key				# what is kept
+
+# Every object file that an earlier build made serves the next one: only the
+# files that differ between two series get a new time stamp.
+unpack()
+{
+	rm -rf "$src" "$src.new"
+	mkdir -p "$src.new"
+	tar -C "$src.new" --strip-components=1 -xf "$tarball"
+	cd "$src.new"
+	git init -q
+	git config core.looseCompression 1
+	git config gc.auto 0
+	git add -fA .
+	git -c user.name=ksm_ext -c user.email=ksm_ext@localhost \
+		commit -qm 'Debian kernel source'
+	git tag base
+	mv "$src.new" "$src"
+}
+
+series()
+{
+	local p version
+
+	cd "$src"
+	version=$(git show base:Makefile | awk '
+		/^(VERSION|PATCHLEVEL|SUBLEVEL) = / { printf "%s%s", dot, $3; dot = "." }')
+	export GIT_INDEX_FILE=$src/.git/series-index
+	git read-tree base
+	for p in "${patches[@]}"; do
+		git apply --cached --whitespace=nowarn "$p" ||
+			die "${p##*/} does not apply to Linux $version"
+	done
+	tree=$(git write-tree)
+	unset GIT_INDEX_FILE
+	git read-tree --reset -u "$tree"
+}
+
+kernel_make()
+{
+	make -C "$src" O="$obj" CC='ccache gcc' KBUILD_BUILD_TIMESTAMP=@0 \
+		KBUILD_BUILD_USER=ksm_ext KBUILD_BUILD_HOST=localhost \
+		"$jobs" "$@"
+}
+
+configure()
+{
+	local sym value
+
+	mkdir -p "$obj"
+	kernel_make tinyconfig
+	cat "${fragments[@]}" >>"$obj/.config"
+	kernel_make olddefconfig
+	while IFS='=' read -r sym value; do
+		if [ "$value" = n ]; then
+			! grep -q "^$sym=" "$obj/.config"
+		else
+			grep -qxF "$sym=$value" "$obj/.config"
+		fi || die "this kernel's Kconfig refuses $sym=$value"
+	done < <(cat "${fragments[@]}" | grep '^CONFIG_')
+}
+
+libbpf()
+{
+	mkdir -p "$tools.new/libbpf"
+	make -C "$src/tools/lib/bpf" BUILD_STATIC_ONLY=1 "$jobs" \
+		OUTPUT="$tools.new/libbpf/" DESTDIR="$tools.new" prefix= \
+		libdir=/lib install
+}
+
+bpftool()
+{
+	mkdir -p "$tools.new/bpftool"
+	make -C "$src/tools/bpf/bpftool" "$jobs" CLANG=clang-19 \
+		LLVM_STRIP=llvm-strip-19 feature-llvm=0 feature-libcap=0 \
+		OUTPUT="$tools.new/bpftool/"
+	mkdir -p "$tools.new/bin"
+	mv "$tools.new/bpftool/bpftool" "$tools.new/bin/"
+	rm -r "$tools.new/bpftool" "$tools.new/libbpf" "$tools.new/lib/"*.so*
+}
+
+keep()
+{
+	mkdir -p "$out.new"
+	cp "$obj/arch/x86/boot/bzImage" "$obj/System.map" "$out.new/"
+	cp "$obj/.config" "$out.new/config"
+	"$tools/bin/bpftool" btf dump file "$obj/vmlinux" format c \
+		>"$out.new/vmlinux.h"
+	mv "$out.new" "$out"
+}
+
+# replace_link TARGET NAME: keeps the time stamp of a link that is right
+replace_link()
+{
+	[ "$(readlink "$build/$2")" = "$1" ] || ln -sfn "$1" "$build/$2"
+}
+
+export CCACHE_DIR=$cache/ccache
+if ! [ -d "$out" ] || ! [ -d "$tools" ]; then
+	lock "linux-$base"
+	[ -d "$src" ] || step "unpack the kernel source" unpack
+	step "apply ${#patches[@]} patches" series
+	if ! [ -d "$tools" ]; then
+		rm -rf "$tools.new"
+		step "build libbpf" libbpf
+		step "build bpftool" bpftool
+		mv "$tools.new" "$tools"
+	fi
+	if ! [ -d "$out" ]; then
+		step "configure kernel ($config)" configure
+		step "build kernel ($config)" kernel_make bzImage
+		rm -rf "$out.new"
+		step "vmlinux.h" keep
+	fi
+fi
+
+mkdir -p "$build"
+replace_link "$out/bzImage" "bzImage-$config"
+replace_link "$obj/vmlinux" "vmlinux-$config"
+replace_link "$src" linux
+replace_link "$tools" tools
+replace_link "$tools/bin/bpftool" bpftool
+if [ "$config" = default ]; then
+	cmp -s "$out/vmlinux.h" "$build/vmlinux.h" ||
+		cp "$out/vmlinux.h" "$build/vmlinux.h"
+fi
