@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * samefile - merge files that look like copies of each other
+ *
+ * Pairs files that have the same size and the same name (the last component of
+ * the path), and merges them page by page at equal offsets, in runs as long as
+ * they last.  Nothing is hashed: a page is read only to be compared with the one
+ * page that it is likely to equal.
+ *
+ * For: several container images, chroots or virtual environments with the same
+ * packages in them; snapshots and copies of trees.
+ *
+ * Bad: where equal pages are elsewhere: in files of another name or size (other
+ * versions of a library, renamed files), at other offsets, within one file,
+ * zero pages.  Those stay as they are.  Where two files differ often, the steps
+ * in which it looks for the next equal page (up to max_skip pages) leave out
+ * short equal stretches.
+ */
+#include "vmlinux.h"
+#include "ksm_ext_walk.bpf.h"
+
+char _license[] SEC("license") = "GPL";
+const char about[] = "merge files of equal name and size, without hashing";
+
+/* Tunable: longest step over pages that differ or are not cached. */
+const volatile unsigned int max_skip = 32;
+
+/* Longer names are compared up to here. */
+#define NAME_LEN	56
+
+struct look {
+	__u64 size;
+	__u64 domain;
+	char name[NAME_LEN];
+};
+
+/* Files that look the same are merged with the first of these two. */
+struct partners {
+	__u64 file;
+	__u64 nr_cached;	/* pages of the first in the page cache */
+	__u64 other;		/* the partner for the first itself */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct look);
+	__type(value, struct partners);
+} lookalikes SEC(".maps");
+
+/* The file being looked into and the one it is merged with. */
+static struct {
+	struct look look;
+	__u64 file;
+	__u64 partner;
+	__u64 gap;		/* pages from here to at.index were skipped */
+	__u64 skip;		/* length of the next step */
+	bool replace;		/* the partner is used up */
+} pair;
+
+/* Return: whether there is a file to merge this one with. */
+static __noinline bool pair_up(void)
+{
+	struct partners *p;
+	int err;
+
+	__builtin_memset(&pair, 0, sizeof(pair));
+	pair.file = at.file;
+	pair.skip = 1;
+	pair.look.size = at.now.size;
+	pair.look.domain = at.domain;
+	err = ksm_ext_file_name(at.file, pair.look.name, NAME_LEN);
+	canceled = err == -ECANCELED;
+	if (err < 0)
+		return false;
+
+	p = bpf_map_lookup_elem(&lookalikes, &pair.look);
+	if (!p) {
+		struct partners first = {
+			.file = at.file,
+			.nr_cached = at.now.nr_cached,
+		};
+
+		bpf_map_update_elem(&lookalikes, &pair.look, &first, BPF_ANY);
+		return false;
+	}
+	if (p->file == at.file) {
+		p->nr_cached = at.now.nr_cached;
+		pair.partner = p->other;
+	} else {
+		pair.partner = p->file;
+		/* Let the later ones have the file with more to share. */
+		pair.replace = at.now.nr_cached > p->nr_cached;
+	}
+	return pair.partner;
+}
+
+/* Leave the pair as the next file of this look shall find it. */
+static __noinline void part(void)
+{
+	struct partners *p;
+
+	p = bpf_map_lookup_elem(&lookalikes, &pair.look);
+	if (!p || p->file == at.file)
+		return;
+	if (pair.replace) {
+		p->other = p->file;
+		p->file = at.file;
+		p->nr_cached = at.now.nr_cached;
+	} else {
+		p->other = at.file;
+	}
+}
+
+/* Merge the pages before at.index that a long step left out. */
+static __noinline void close_gap(void)
+{
+	__u64 index = at.index;
+
+	bpf_repeat(KSM_EXT_MAX_RUN) {
+		if (index <= pair.gap)
+			break;
+		index--;
+		budget--;
+		if (ksm_ext_merge(pair.partner, index, at.file, index, 1) != 1)
+			break;
+		at.merged++;
+	}
+}
+
+/* Return: whether it is worth going on with this partner. */
+static __noinline bool merge_next(void)
+{
+	__u64 nr = at.end - at.index;
+	int n;
+
+	if (nr > KSM_EXT_MAX_RUN)
+		nr = KSM_EXT_MAX_RUN;
+	n = ksm_ext_merge(pair.partner, at.index, at.file, at.index, nr);
+	if (n > 0) {
+		close_gap();
+		at.merged += n;
+		at.index += n;
+		pair.gap = at.index;
+		pair.skip = 1;
+		budget -= n;
+		return true;
+	}
+
+	budget--;
+	pair.gap = at.index + 1;
+	switch (n) {
+	case -EILSEQ:
+	case -ENODATA:
+		at.index += pair.skip;
+		pair.skip *= 2;
+		if (pair.skip > max_skip)
+			pair.skip = max_skip;
+		if (!pair.skip)
+			pair.skip = 1;
+		return true;
+	case -EMLINK:
+		/* Its root is full: the next files start another with us. */
+		pair.replace = true;
+		at.index++;
+		return true;
+	case -EBUSY:
+	case -ENOMEM:
+		at.left++;
+		at.index++;
+		return true;
+	case -ECANCELED:
+		canceled = true;
+		return false;
+	default:
+		/* The partner left memory, or may not be merged any more. */
+		pair.replace = true;
+		return false;
+	}
+}
+
+static __always_inline bool look_further(struct ksm_ext_progress *p)
+{
+	if (pair.file != at.file || !at.index) {
+		if (!pair_up())
+			return !canceled;
+	}
+	bpf_repeat(1 << 24) {
+		if (at.index >= at.end || (__s64)at.merged >= at.nr_cached)
+			break;
+		if (budget <= 0)
+			return false;
+		if (!merge_next())
+			break;
+	}
+	if (canceled)
+		return false;
+	part();
+	return true;
+}
+
+SEC("struct_ops.s/scan")
+__s32 BPF_PROG(samefile_scan, const struct ksm_ext_scan_ctx *slice)
+{
+	return walk();
+}
+
+SEC("struct_ops/domain")
+__u64 BPF_PROG(samefile_domain, const struct ksm_ext_file_stat *file)
+{
+	return ksm_ext_owner_domain(file);
+}
+
+SEC(".struct_ops.link")
+struct ksm_ext_ops samefile_ops = {
+	.scan = (void *)samefile_scan,
+	.domain = (void *)samefile_domain,
+	.name = "samefile",
+};

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What a policy can ask the kernel to do.
+ *
+ * Include this after vmlinux.h, which brings the types (struct ksm_ext_ops,
+ * struct ksm_ext_file_stat, ...).  The verbs are kfuncs of mm/ksm_ext in the
+ * series under kernel-patches/, where they are defined and documented in full.
+ * None of this is a stable interface.
+ *
+ * Units everywhere: a file is named by the 64-bit id that the kernel gave it,
+ * which is never used again for another file; an index counts pages of
+ * PAGE_SIZE from the start of the file; nr counts pages.  A file id is a plain
+ * number: there is nothing to acquire, to release or to keep alive.
+ *
+ * All verbs may sleep, so they are for the sleepable members of a policy
+ * (SEC("struct_ops.s/...")) and for SEC("syscall") programs.  All say -ECANCELED
+ * when the scan that calls them has to end: its time is over, another policy
+ * took over, or somebody wrote to "run".
+ */
+#ifndef __KSM_EXT_BPF_H
+#define __KSM_EXT_BPF_H
+
+#include <asm-generic/errno.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+/**
+ * ksm_ext_discover() - give ids to files that came into memory
+ *
+ * Looks for regular files with cached pages, on the file systems that ksm_ext
+ * supports, and gives an id to those that have none yet.
+ *
+ * Return: the highest id given so far, or -ECANCELED.
+ */
+extern s64 ksm_ext_discover(void) __ksym;
+
+/*
+ * Walk of the known files with an id above @after, in order of id, up to the
+ * highest one that was known when the walk began:
+ *
+ *	u64 *id;
+ *
+ *	bpf_for_each(ksm_ext_file, id, after) { ... *id ... }
+ *
+ * It also ends when the scan has to end.
+ */
+extern int bpf_iter_ksm_ext_file_new(struct bpf_iter_ksm_ext_file *it,
+				     u64 after) __ksym;
+extern u64 *
+bpf_iter_ksm_ext_file_next(struct bpf_iter_ksm_ext_file *it) __ksym;
+extern void
+bpf_iter_ksm_ext_file_destroy(struct bpf_iter_ksm_ext_file *it) __ksym;
+
+/**
+ * ksm_ext_file_stat() - facts about a file, as of now
+ * @file:	id of the file
+ * @st:		filled in
+ * @st__sz:	sizeof(*st)
+ *
+ * Return: 0, or -ENOENT (file left memory), -EBUSY (its file system is being
+ * unmounted or frozen), -EINVAL, -ECANCELED.
+ */
+extern int ksm_ext_file_stat(u64 file, struct ksm_ext_file_stat *st,
+			     u32 st__sz) __ksym;
+
+/**
+ * ksm_ext_file_name() - last component of a path of the file
+ * @file:	id of the file
+ * @buf:	filled in, NUL-terminated, the name cut to fit
+ * @buf__sz:	size of @buf
+ *
+ * Return: length of the whole name, or -ENOENT when the file left memory or
+ * has no name, or another errno as for ksm_ext_file_stat().
+ */
+extern int ksm_ext_file_name(u64 file, char *buf, u32 buf__sz) __ksym;
+
+/**
+ * ksm_ext_hash() - hash consecutive cached pages
+ * @file:	id of the file
+ * @index:	first page
+ * @hashes:	filled in, one for each page; 0 where there is nothing to merge
+ *		(not cached, dirty, under writeback, ...)
+ * @hashes__sz:	size of @hashes in bytes: 8 for each of 1..KSM_EXT_MAX_RUN pages
+ *
+ * A hash is a hint, never a proof: merging compares all bytes.  A page that is
+ * shared already has the hash of its root.
+ *
+ * Return: number of pages with a hash, or an errno as for ksm_ext_file_stat().
+ */
+extern int ksm_ext_hash(u64 file, u64 index, u64 *hashes,
+			u32 hashes__sz) __ksym;
+
+/**
+ * ksm_ext_merge() - make pages of one file share those of another
+ * @dst:	id of the file that has the pages to share
+ * @dst_index:	first of them
+ * @src:	id of the file that shall give up its own copies; may be @dst
+ * @src_index:	first of these
+ * @nr:		how many pairs, 1..KSM_EXT_MAX_RUN
+ *
+ * Return: how many pairs from the front share a page now (it stops at the first
+ * that can not; pairs that shared before count), or why not even the first does:
+ *
+ * * -ENOENT:		a file left memory
+ * * -ENODATA:		a page is not cached
+ * * -EILSEQ:		the bytes differ
+ * * -EXDEV:		the files are in different domains
+ * * -EPERM:		a file is in domain 0
+ * * -EOPNOTSUPP:	a file is not eligible
+ * * -EBUSY:		dirty, locked, mlocked, pinned, ...: try later
+ * * -EMLINK:		the root of the @dst page is full: let the @src page be
+ *			the next one to share
+ * * -EINVAL:		nonsense arguments
+ * * -ENOMEM:		no memory
+ * * -ECANCELED:	no policy, stopped, or this policy is out of charge
+ */
+extern int ksm_ext_merge(u64 dst, u64 dst_index, u64 src, u64 src_index,
+			 u32 nr) __ksym;
+
+/**
+ * ksm_ext_unmerge() - give pages their own copies again
+ * @file:	id of the file
+ * @index:	first page
+ * @nr:		how many pages, 1..KSM_EXT_MAX_RUN
+ *
+ * Return: how many were shared, or an errno as for ksm_ext_file_stat().
+ */
+extern int ksm_ext_unmerge(u64 file, u64 index, u32 nr) __ksym;
+
+/**
+ * ksm_ext_owner_domain() - the trust domain that the policies here use
+ * @file:	facts about the file
+ *
+ * Files share pages only with files of the same owner, and only when nobody but
+ * the owner may write them: whoever can write one of the files and time the
+ * write could otherwise learn what somebody else's file holds.
+ *
+ * Return: the domain, 0 (never merge) for files others may write.
+ */
+static __always_inline u64
+ksm_ext_owner_domain(const struct ksm_ext_file_stat *file)
+{
+	if (file->mode & 0022)
+		return 0;
+	return 1 + (u64)file->uid;
+}
+
+#endif /* __KSM_EXT_BPF_H */

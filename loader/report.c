@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What people and programs get to read: errors, JSON, and what libbpf and the
+ * verifier had to say when that explains a failure.
+ */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ksmx.h"
+
+/* Lines of a verifier log that are worth showing: its end says what is wrong. */
+#define VERIFIER_LINES	8
+
+static char *log_text;
+static size_t log_len;
+static FILE *log_stream;
+
+static int keep_log(enum libbpf_print_level level, const char *fmt, va_list ap)
+{
+	if (options.verbose)
+		return vfprintf(stderr, fmt, ap);
+	if (level == LIBBPF_WARN && log_stream)
+		return vfprintf(log_stream, fmt, ap);
+	return 0;
+}
+
+void report_init(void)
+{
+	log_stream = open_memstream(&log_text, &log_len);
+	libbpf_set_print(keep_log);
+}
+
+/* What libbpf said first is the cause, the rest are consequences. */
+const char *libbpf_said(void)
+{
+	char *end;
+
+	if (!log_stream || fflush(log_stream) || !log_len)
+		return NULL;
+	end = strchr(log_text, '\n');
+	if (end)
+		*end = '\0';
+	return strncmp(log_text, "libbpf: ", 8) ? log_text : log_text + 8;
+}
+
+/* Return: the last lines of the verifier's log, or NULL if there is none. */
+const char *verifier_said(void)
+{
+	char *begin, *end, *line;
+	int lines = 0;
+
+	if (!log_stream || fflush(log_stream) || !log_len)
+		return NULL;
+	begin = strstr(log_text, "-- BEGIN PROG LOAD LOG --\n");
+	if (!begin)
+		return NULL;
+	begin = strchr(begin, '\n') + 1;
+	end = strstr(begin, "-- END PROG LOAD LOG --");
+	if (end)
+		*end = '\0';
+
+	line = begin + strlen(begin);
+	while (line > begin) {
+		if (line[-1] == '\n' && *line && ++lines == VERIFIER_LINES)
+			break;
+		line--;
+	}
+	return line;
+}
+
+int print_json(cJSON *object)
+{
+	char *text = cJSON_Print(object);
+
+	cJSON_Delete(object);
+	if (!text)
+		return fail(KSMX_FAILED, "out of memory");
+	puts(text);
+	free(text);
+	return KSMX_OK;
+}
+
+/* Prints one line, or an object {"error", "status"} with --json. */
+int fail(int status, const char *fmt, ...)
+{
+	char *text = NULL;
+	va_list ap;
+
+	va_start(ap, fmt);
+	if (vasprintf(&text, fmt, ap) < 0)
+		text = NULL;
+	va_end(ap);
+
+	if (options.json) {
+		cJSON *object = cJSON_CreateObject();
+
+		cJSON_AddStringToObject(object, "error", text ?: "");
+		cJSON_AddNumberToObject(object, "status", status);
+		print_json(object);
+	} else {
+		fprintf(stderr, "ksmx: %s\n", text ?: "out of memory");
+	}
+	free(text);
+	return status;
+}

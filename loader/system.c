@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What the running kernel offers, and what is missing.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <bpf/btf.h>
+#include <linux/capability.h>
+#include <linux/magic.h>
+
+#include "ksmx.h"
+
+/* Return: whether there is such a file; @buf gets it without the newline. */
+bool sysfs_read(const char *name, char *buf, size_t size)
+{
+	char path[256];
+	FILE *f;
+	size_t n;
+
+	snprintf(path, sizeof(path), SYSFS "/%s", name);
+	f = fopen(path, "re");
+	if (!f)
+		return false;
+	n = fread(buf, 1, size - 1, f);
+	fclose(f);
+	buf[n] = '\0';
+	buf[strcspn(buf, "\n")] = '\0';
+	return true;
+}
+
+/* Return: KSMX_OK on a kernel with ksm_ext. */
+int check_support(void)
+{
+	if (access(SYSFS, F_OK))
+		return fail(KSMX_NO_SUPPORT,
+			    "this kernel has no ksm_ext: boot one that has the series applied and CONFIG_KSM_EXT=y");
+	return KSMX_OK;
+}
+
+static bool capable(int cap)
+{
+	struct __user_cap_header_struct head = {
+		.version = _LINUX_CAPABILITY_VERSION_3,
+	};
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {};
+
+	if (syscall(SYS_capget, &head, data))
+		return false;
+	return data[CAP_TO_INDEX(cap)].effective & CAP_TO_MASK(cap);
+}
+
+/* Return: KSMX_OK if policies can be loaded and pinned here, by this user. */
+int check_loadable(void)
+{
+	struct statfs fs;
+	struct btf *btf;
+	int ret;
+
+	ret = check_support();
+	if (ret)
+		return ret;
+
+	if (!capable(CAP_SYS_ADMIN) &&
+	    !(capable(CAP_BPF) && capable(CAP_PERFMON)))
+		return fail(KSMX_NO_PRIVILEGE,
+			    "not permitted: run as root (needs CAP_BPF, CAP_PERFMON and write access to " BPFFS ")");
+
+	btf = btf__load_vmlinux_btf();
+	if (!btf)
+		return fail(KSMX_NO_SUPPORT,
+			    "this kernel does not describe its types: build it with CONFIG_DEBUG_INFO_BTF=y");
+	ret = btf__find_by_name_kind(btf, "ksm_ext_ops", BTF_KIND_STRUCT);
+	btf__free(btf);
+	if (ret < 0)
+		return fail(KSMX_NO_SUPPORT,
+			    "this kernel's ksm_ext takes no policies: build it with CONFIG_BPF_SYSCALL=y and CONFIG_BPF_JIT=y");
+
+	if (statfs(BPFFS, &fs) || fs.f_type != BPF_FS_MAGIC)
+		return fail(KSMX_NO_SUPPORT,
+			    "no bpf file system: mount -t bpf bpf " BPFFS);
+	return KSMX_OK;
+}
