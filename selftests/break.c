@@ -1,0 +1,1504 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Breaking: three files A, B and C share all their pages, and each test does
+ * one thing to A by which a file can change or lose pages.  Afterwards A must
+ * have its new bytes everywhere (read(2), old and new mappings, disk), and B
+ * and C must have their old ones, on pages they still share.
+ */
+#include <dirent.h>
+#include <sched.h>
+#include <spawn.h>
+#include <stdalign.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/ptrace.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
+#include <sys/swap.h>
+#include <sys/uio.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+
+#include "ksm_ext_test.h"
+#include "../../../mm/gup_test.h"	/* of the kernel tree */
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+#ifndef MADV_SOFT_OFFLINE
+#define MADV_SOFT_OFFLINE 101
+#endif
+#define MPOL_MF_MOVE_ALL 4
+
+/* The files end within their last page. */
+#define NPAGES	8
+#define TAIL	1000
+#define SIZE	((NPAGES - 1) * PAGE + TAIL)
+
+/* Where most tests hit A; not the first page, so that wrong indexes show. */
+#define HIT	2
+
+struct trio {
+	char dir[MAX_PATH];
+	struct file a, b, c;
+	unsigned char *junk;	/* NPAGES pages of bytes that no file has */
+};
+
+static void trio_begin(struct __test_metadata *_metadata, struct trio *t)
+{
+	test_begin(_metadata, t->dir);
+	t->junk = page_buffer(_metadata, NPAGES * PAGE);
+	fill(t->junk, NPAGES * PAGE, 99);
+	file_create(_metadata, &t->a, t->dir, "a", SIZE, 1);
+	file_create(_metadata, &t->b, t->dir, "b", SIZE, 1);
+	file_create(_metadata, &t->c, t->dir, "c", SIZE, 1);
+	merge_all(&t->b, &t->a);
+	merge_all(&t->b, &t->c);
+	check_totals(3 * NPAGES);
+	EXPECT_COUNTER("pages_shared", NPAGES);
+}
+
+static void trio_end(struct __test_metadata *_metadata, struct trio *t)
+{
+	file_close(&t->a);
+	file_close(&t->b);
+	file_close(&t->c);
+	free(t->junk);
+	test_end(_metadata, t->dir);
+}
+
+/* All three have the right bytes, in the page cache and on disk. */
+static void __check_trio(struct __test_metadata *_metadata, struct trio *t,
+			 int line)
+{
+	__check_file(_metadata, &t->a, line);
+	__check_file(_metadata, &t->b, line);
+	__check_file(_metadata, &t->c, line);
+	__check_disk(_metadata, &t->a, line);
+	__check_disk(_metadata, &t->b, line);
+	__check_disk(_metadata, &t->c, line);
+}
+
+#define check_trio(t) __check_trio(_metadata, t, __LINE__)
+
+/*
+ * Of A's pages exactly those from @first to before @end are broken; bytes are
+ * right everywhere, and what else was shared still is.
+ */
+static void __check_broken(struct __test_metadata *_metadata, struct trio *t,
+			   size_t first, size_t end, int line)
+{
+	__check_file(_metadata, &t->a, line);
+	__check_file(_metadata, &t->b, line);
+	__check_file(_metadata, &t->c, line);
+	for (size_t i = 0; i < NPAGES; i++) {
+		EXPECT_SHARED(&t->b, i, &t->c, i);
+		if (i >= nr_pages(&t->a))
+			continue;
+		if (i >= first && i < end) {
+			EXPECT_APART(&t->a, i, &t->b, i);
+		} else {
+			EXPECT_SHARED(&t->a, i, &t->b, i);
+		}
+	}
+	__check_totals(_metadata, 3 * NPAGES - (end - first), line);
+	__check_trio(_metadata, t, line);
+	if (_metadata->exit_code == KSFT_FAIL)
+		TH_LOG("checked from line %d", line);
+}
+
+#define check_broken(t, first, end) \
+	__check_broken(_metadata, t, first, end, __LINE__)
+
+FIXTURE(brk) {
+	struct trio t;
+};
+
+FIXTURE_SETUP(brk)
+{
+	trio_begin(_metadata, &self->t);
+}
+
+FIXTURE_TEARDOWN(brk)
+{
+	trio_end(_metadata, &self->t);
+}
+
+/* Hand the turn to the other process, and wait for one's own. */
+static void tell(struct __test_metadata *_metadata, int sock)
+{
+	ASSERT_EQ(1, write(sock, "", 1));
+}
+
+static void hear(struct __test_metadata *_metadata, int sock)
+{
+	char byte;
+
+	ASSERT_EQ(1, read(sock, &byte, 1));
+}
+
+static void reap(struct __test_metadata *_metadata, pid_t pid)
+{
+	int status;
+
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_TRUE(WIFEXITED(status) && !WEXITSTATUS(status)) {
+		TH_LOG("child ended with status 0x%x", status);
+	}
+}
+
+/* A shell command. */
+static __attribute__((format(printf, 1, 2))) int run(const char *fmt, ...)
+{
+	char *cmd;
+	va_list args;
+	int ret;
+
+	va_start(args, fmt);
+	ret = vasprintf(&cmd, fmt, args);
+	va_end(args);
+	if (ret < 0)
+		return ret;
+	ret = system(cmd);
+	if (ret)
+		ksft_print_msg("failed with status 0x%x: %s\n", ret, cmd);
+	free(cmd);
+	return ret;
+}
+
+/* ---- writes through shared mappings ---- */
+
+TEST_F(brk, mmap_absent_pte)
+{
+	struct trio *t = &self->t;
+	unsigned char *map;
+
+	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
+	memcpy(map + HIT * PAGE + 100, t->junk, 50);
+	model_write(_metadata, &t->a, HIT * PAGE + 100, t->junk, 50);
+	check_map(&t->a, map);
+	check_broken(t, HIT, HIT + 1);
+	file_unmap(&t->a, map);
+}
+
+TEST_F(brk, mmap_readonly_pte)
+{
+	struct trio *t = &self->t;
+	unsigned char *map;
+
+	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
+	touch(map, SIZE);
+	memcpy(map + HIT * PAGE + 100, t->junk, 50);
+	model_write(_metadata, &t->a, HIT * PAGE + 100, t->junk, 50);
+	check_map(&t->a, map);
+	check_broken(t, HIT, HIT + 1);
+	file_unmap(&t->a, map);
+}
+
+TEST_F(brk, mmap_tail_page)
+{
+	struct trio *t = &self->t;
+	size_t off = (NPAGES - 1) * PAGE + TAIL - 10;
+	unsigned char *map;
+
+	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
+	memcpy(map + off, t->junk, 10);
+	model_write(_metadata, &t->a, off, t->junk, 10);
+	check_map(&t->a, map);
+	check_broken(t, NPAGES - 1, NPAGES);
+	file_unmap(&t->a, map);
+}
+
+/* Mappings made and read before see what is written by another way. */
+TEST_F(brk, old_mappings)
+{
+	struct trio *t = &self->t;
+	unsigned char *map[3];
+
+	for (int i = 0; i < 3; i++) {
+		map[i] = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE,
+				  MAP_SHARED);
+		touch(map[i], SIZE);
+	}
+	memcpy(map[0] + HIT * PAGE, t->junk, 8);
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, 8);
+	check_map(&t->a, map[1]);
+	check_map(&t->a, map[2]);
+
+	ASSERT_EQ(8, pwrite(t->a.fd, t->junk, 8, (HIT + 1) * PAGE));
+	model_write(_metadata, &t->a, (HIT + 1) * PAGE, t->junk, 8);
+	for (int i = 0; i < 3; i++)
+		check_map(&t->a, map[i]);
+
+	/* and a write through a mapping that was stale a moment ago */
+	memcpy(map[2] + HIT * PAGE + 8, t->junk, 8);
+	model_write(_metadata, &t->a, HIT * PAGE + 8, t->junk, 8);
+	for (int i = 0; i < 3; i++)
+		check_map(&t->a, map[i]);
+
+	check_broken(t, HIT, HIT + 2);
+	for (int i = 0; i < 3; i++)
+		file_unmap(&t->a, map[i]);
+}
+
+TEST_F(brk, other_process)
+{
+	struct trio *t = &self->t;
+	unsigned char *map;
+	int sock[2];
+	pid_t pid;
+
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sock));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		unsigned char *own = file_map(_metadata, &t->a,
+					      PROT_READ | PROT_WRITE,
+					      MAP_SHARED);
+
+		touch(own, SIZE);
+		tell(_metadata, sock[1]);
+		hear(_metadata, sock[1]);
+		model_write(_metadata, &t->a, HIT * PAGE, t->junk, 9);
+		model_write(_metadata, &t->a, 5 * PAGE, t->junk, PAGE);
+		check_map(&t->a, own);
+		memcpy(own + HIT * PAGE, t->junk + 100, 5);
+		_exit(0);
+	}
+	hear(_metadata, sock[0]);
+	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
+	memcpy(map + HIT * PAGE, t->junk, 9);
+	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, 5 * PAGE));
+	tell(_metadata, sock[0]);
+	reap(_metadata, pid);
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, 9);
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk + 100, 5);
+	model_write(_metadata, &t->a, 5 * PAGE, t->junk, PAGE);
+	check_map(&t->a, map);
+	check_file(&t->a);
+	file_unmap(&t->a, map);
+	check_trio(t);
+	check_totals(3 * NPAGES - 2);
+}
+
+/* Parent and child share a mapping across fork; the child writes. */
+TEST_F(brk, fork)
+{
+	struct trio *t = &self->t;
+	unsigned char *map;
+	pid_t pid;
+
+	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
+	touch(map, SIZE);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		memcpy(map + HIT * PAGE, t->junk, PAGE);
+		_exit(0);
+	}
+	reap(_metadata, pid);
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	check_map(&t->a, map);
+	check_broken(t, HIT, HIT + 1);
+	file_unmap(&t->a, map);
+}
+
+TEST_F(brk, mprotect)
+{
+	struct trio *t = &self->t;
+	unsigned char *map;
+
+	map = file_map(_metadata, &t->a, PROT_READ, MAP_SHARED);
+	touch(map, SIZE);
+	ASSERT_EQ(0, mprotect(map, NPAGES * PAGE, PROT_READ | PROT_WRITE));
+	memcpy(map + HIT * PAGE, t->junk, PAGE);
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	check_map(&t->a, map);
+	check_broken(t, HIT, HIT + 1);
+	file_unmap(&t->a, map);
+}
+
+TEST_F(brk, madvise_dontneed)
+{
+	struct trio *t = &self->t;
+	unsigned char *map;
+
+	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
+	touch(map, SIZE);
+	ASSERT_EQ(0, madvise(map, NPAGES * PAGE, MADV_DONTNEED));
+	check_map(&t->a, map);
+	check_totals(3 * NPAGES);
+	memcpy(map + HIT * PAGE, t->junk, PAGE);
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	check_map(&t->a, map);
+	check_broken(t, HIT, HIT + 1);
+	file_unmap(&t->a, map);
+}
+
+/* May throw shared pages out of memory, but never wrong bytes in. */
+TEST_F(brk, madvise_pageout)
+{
+	struct trio *t = &self->t;
+	unsigned char *map;
+
+	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
+	touch(map, SIZE);
+	ASSERT_EQ(0, madvise(map, NPAGES * PAGE, MADV_PAGEOUT));
+	check_map(&t->a, map);
+	check_file(&t->b);
+	memcpy(map + HIT * PAGE, t->junk, PAGE);
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	check_map(&t->a, map);
+	check_trio(t);
+	file_unmap(&t->a, map);
+}
+
+TEST_F(brk, madvise_populate_write)
+{
+	struct trio *t = &self->t;
+	unsigned char *map;
+
+	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
+	ASSERT_EQ(0, madvise(map + HIT * PAGE, PAGE, MADV_POPULATE_WRITE));
+	check_broken(t, HIT, HIT + 1);
+	file_unmap(&t->a, map);
+}
+
+TEST_F(brk, msync)
+{
+	struct trio *t = &self->t;
+	unsigned char *map;
+
+	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
+	touch(map, SIZE);
+	memcpy(map + HIT * PAGE, t->junk, PAGE);
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	ASSERT_EQ(0, msync(map, NPAGES * PAGE, MS_SYNC));
+	file_unmap(&t->a, map);
+	drop_file(_metadata, &t->a);
+	check_file(&t->a);
+	check_trio(t);
+	EXPECT_SHARED(&t->b, HIT, &t->c, HIT);
+}
+
+/* Private mappings get their own copies and break nothing. */
+TEST_F(brk, private_mapping)
+{
+	struct trio *t = &self->t;
+	unsigned char *absent, *present, *shared;
+
+	absent = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE);
+	present = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE);
+	touch(present, SIZE);
+	absent[HIT * PAGE + 7] ^= 0xff;
+	present[HIT * PAGE + 9] ^= 0xff;
+
+	check_broken(t, 0, 0);
+	for (size_t i = 0; i < SIZE; i++) {
+		unsigned char want = t->a.want[i];
+
+		ASSERT_EQ(want ^ (i == HIT * PAGE + 7 ? 0xff : 0), absent[i]);
+		ASSERT_EQ(want ^ (i == HIT * PAGE + 9 ? 0xff : 0), present[i]);
+	}
+
+	/* A shared write shows in private pages that are not copied yet. */
+	shared = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE,
+			  MAP_SHARED);
+	memcpy(shared + HIT * PAGE, t->junk, 2 * PAGE);
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, 2 * PAGE);
+	EXPECT_EQ(0, memcmp(present + (HIT + 1) * PAGE, t->junk + PAGE, PAGE));
+	EXPECT_EQ(t->b.want[HIT * PAGE], present[HIT * PAGE]);
+	check_broken(t, HIT, HIT + 2);
+	file_unmap(&t->a, absent);
+	file_unmap(&t->a, present);
+	file_unmap(&t->a, shared);
+}
+
+/* A private copy made before the merge stays private after it. */
+TEST_F(brk, private_copy_before_merge)
+{
+	struct trio *t = &self->t;
+	struct file d;
+	unsigned char *map;
+
+	file_create(_metadata, &d, t->dir, "d", SIZE, 1);
+	map = file_map(_metadata, &d, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+	touch(map, SIZE);
+	memcpy(map + HIT * PAGE, t->junk, PAGE);
+	merge_all(&t->b, &d);
+	EXPECT_EQ(0, memcmp(map + HIT * PAGE, t->junk, PAGE));
+	EXPECT_EQ(0, memcmp(map, d.want, HIT * PAGE));
+	check_file(&d);
+	for (size_t i = 0; i < NPAGES; i++)
+		EXPECT_SHARED(&d, i, &t->b, i);
+	memcpy(map + HIT * PAGE, t->junk + PAGE, PAGE);
+	check_file(&d);
+	check_trio(t);
+	file_unmap(&d, map);
+	file_close(&d);
+}
+
+/* ---- writes by other processes' hands ---- */
+
+TEST_F(brk, process_vm_writev)
+{
+	struct trio *t = &self->t;
+	struct iovec from = { t->junk, PAGE }, to = { .iov_len = PAGE };
+	unsigned char *map;
+
+	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
+	touch(map, SIZE);
+	to.iov_base = map + HIT * PAGE;
+	ASSERT_EQ(PAGE, process_vm_writev(getpid(), &from, 1, &to, 1, 0)) {
+		TH_LOG("%s (CONFIG_CROSS_MEMORY_ATTACH?)", strerror(errno));
+	}
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	check_map(&t->a, map);
+	check_broken(t, HIT, HIT + 1);
+	file_unmap(&t->a, map);
+}
+
+TEST_F(brk, ptrace)
+{
+	struct trio *t = &self->t;
+	long word = 0x1122334455667788;
+	unsigned char *map;
+	int status;
+	pid_t pid;
+
+	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
+	touch(map, SIZE);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+		raise(SIGSTOP);
+		_exit(0);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	ASSERT_TRUE(WIFSTOPPED(status));
+	ASSERT_EQ(0, ptrace(PTRACE_POKEDATA, pid, map + HIT * PAGE, word));
+	model_write(_metadata, &t->a, HIT * PAGE, &word, sizeof(word));
+	check_map(&t->a, map);
+	ASSERT_EQ(0, ptrace(PTRACE_CONT, pid, NULL, NULL));
+	reap(_metadata, pid);
+	check_broken(t, HIT, HIT + 1);
+	file_unmap(&t->a, map);
+}
+
+/* A device writes into the page: O_DIRECT read into a mapping. */
+TEST_F(brk, direct_read_into_mapping)
+{
+	struct trio *t = &self->t;
+	struct file d;
+	unsigned char *map;
+	int fd;
+
+	file_create(_metadata, &d, t->dir, "d", 2 * PAGE, 5);
+	fd = open(d.path, O_RDONLY | O_DIRECT);
+	ASSERT_LE(0, fd);
+	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
+	touch(map, SIZE);
+	ASSERT_EQ(2 * PAGE, pread(fd, map + HIT * PAGE, 2 * PAGE, 0));
+	model_write(_metadata, &t->a, HIT * PAGE, d.want, 2 * PAGE);
+	check_map(&t->a, map);
+	check_broken(t, HIT, HIT + 2);
+	file_unmap(&t->a, map);
+	close(fd);
+	file_close(&d);
+}
+
+/*
+ * A long-term pin for reading is a pin of the file's page, wherever it goes:
+ * whoever holds it must see later writes.
+ */
+static void longterm_pin(struct __test_metadata *_metadata, struct trio *t,
+			 int prot, __u32 flags)
+{
+	struct pin_longterm_test pin = { .size = PAGE, .flags = flags };
+	unsigned char seen[PAGE];
+	__u64 to = (uintptr_t)seen;
+	unsigned char *map;
+	int fd;
+
+	fd = open("/sys/kernel/debug/gup_test", O_RDWR);
+	ASSERT_LE(0, fd) TH_LOG("no gup_test in debugfs (CONFIG_GUP_TEST?)");
+	map = file_map(_metadata, &t->a, prot, MAP_SHARED);
+	touch(map, SIZE);
+	pin.addr = (uintptr_t)map + HIT * PAGE;
+	ASSERT_EQ(0, ioctl(fd, PIN_LONGTERM_TEST_START, &pin)) {
+		TH_LOG("pin: %s", strerror(errno));
+	}
+	ASSERT_EQ(0, ioctl(fd, PIN_LONGTERM_TEST_READ, &to));
+	EXPECT_EQ(0, memcmp(seen, t->a.want + HIT * PAGE, PAGE));
+	ASSERT_EQ(100, pwrite(t->a.fd, t->junk, 100, HIT * PAGE + 50));
+	model_write(_metadata, &t->a, HIT * PAGE + 50, t->junk, 100);
+	ASSERT_EQ(0, ioctl(fd, PIN_LONGTERM_TEST_READ, &to));
+	EXPECT_EQ(0, memcmp(seen, t->a.want + HIT * PAGE, PAGE)) {
+		TH_LOG("the pin does not see what was written");
+	}
+	check_map(&t->a, map);
+	ASSERT_EQ(0, ioctl(fd, PIN_LONGTERM_TEST_STOP));
+	check_broken(t, HIT, HIT + 1);
+	file_unmap(&t->a, map);
+	close(fd);
+}
+
+TEST_F(brk, longterm_pin_readonly)
+{
+	longterm_pin(_metadata, &self->t, PROT_READ, 0);
+}
+
+TEST_F(brk, longterm_pin_writable)
+{
+	longterm_pin(_metadata, &self->t, PROT_READ | PROT_WRITE, 0);
+}
+
+TEST_F(brk, longterm_pin_fast)
+{
+	longterm_pin(_metadata, &self->t, PROT_READ,
+		     PIN_LONGTERM_TEST_FLAG_USE_FAST);
+}
+
+/* ---- write(2) and its kin ---- */
+
+TEST_F(brk, write_full_page)
+{
+	struct trio *t = &self->t;
+
+	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, HIT * PAGE));
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	check_broken(t, HIT, HIT + 1);
+}
+
+TEST_F(brk, write_one_byte)
+{
+	struct trio *t = &self->t;
+
+	ASSERT_EQ(1, pwrite(t->a.fd, t->junk, 1, HIT * PAGE + 123));
+	model_write(_metadata, &t->a, HIT * PAGE + 123, t->junk, 1);
+	check_broken(t, HIT, HIT + 1);
+}
+
+/* From within one page to within another. */
+TEST_F(brk, write_across_pages)
+{
+	struct trio *t = &self->t;
+	size_t off = HIT * PAGE + 1000, len = 2 * PAGE + 500;
+
+	ASSERT_EQ(len, pwrite(t->a.fd, t->junk, len, off));
+	model_write(_metadata, &t->a, off, t->junk, len);
+	check_broken(t, HIT, HIT + 3);
+}
+
+TEST_F(brk, write_all)
+{
+	struct trio *t = &self->t;
+
+	ASSERT_EQ(SIZE, pwrite(t->a.fd, t->junk, SIZE, 0));
+	model_write(_metadata, &t->a, 0, t->junk, SIZE);
+	check_broken(t, 0, NPAGES);
+}
+
+TEST_F(brk, pwritev2_dsync)
+{
+	struct trio *t = &self->t;
+	struct iovec iov[2] = { { t->junk, 300 }, { t->junk + 300, PAGE } };
+
+	ASSERT_EQ(300 + PAGE,
+		  pwritev2(t->a.fd, iov, 2, HIT * PAGE + 10, RWF_DSYNC));
+	model_write(_metadata, &t->a, HIT * PAGE + 10, t->junk, 300 + PAGE);
+	check_broken(t, HIT, HIT + 2);
+}
+
+TEST_F(brk, pwritev2_append)
+{
+	struct trio *t = &self->t;
+	struct iovec iov = { t->junk, PAGE };
+
+	ASSERT_EQ(PAGE, pwritev2(t->a.fd, &iov, 1, 0, RWF_APPEND));
+	model_write(_metadata, &t->a, SIZE, t->junk, PAGE);
+	check_broken(t, NPAGES - 1, NPAGES);
+}
+
+TEST_F(brk, pwritev2_nowait)
+{
+	struct trio *t = &self->t;
+	struct iovec iov = { t->junk, PAGE };
+	ssize_t n;
+
+	n = pwritev2(t->a.fd, &iov, 1, HIT * PAGE, RWF_NOWAIT);
+	if (n < 0 && errno == EOPNOTSUPP)
+		SKIP(return, "no buffered RWF_NOWAIT writes here");
+	if (n < 0) {
+		/* It may refuse, but then it must have done nothing. */
+		EXPECT_EQ(EAGAIN, errno);
+		check_trio(t);
+		return;
+	}
+	EXPECT_EQ(PAGE, n);
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, n);
+	check_broken(t, HIT, HIT + 1);
+}
+
+/* ---- direct I/O ---- */
+
+TEST_F(brk, direct_write)
+{
+	struct trio *t = &self->t;
+	int fd = open(t->a.path, O_RDWR | O_DIRECT);
+
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(2 * PAGE, pwrite(fd, t->junk, 2 * PAGE, HIT * PAGE));
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, 2 * PAGE);
+	check_broken(t, HIT, HIT + 2);
+	close(fd);
+}
+
+TEST_F(brk, direct_write_mapped)
+{
+	struct trio *t = &self->t;
+	int fd = open(t->a.path, O_RDWR | O_DIRECT);
+	unsigned char *map;
+
+	ASSERT_LE(0, fd);
+	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
+	touch(map, SIZE);
+	ASSERT_EQ(PAGE, pwrite(fd, t->junk, PAGE, HIT * PAGE));
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	check_map(&t->a, map);
+	memcpy(map + HIT * PAGE, t->junk + PAGE, 30);
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk + PAGE, 30);
+	check_map(&t->a, map);
+	check_broken(t, HIT, HIT + 1);
+	file_unmap(&t->a, map);
+	close(fd);
+}
+
+/* Every page of the file is shared: "nothing cached" would be wrong. */
+TEST_F(brk, direct_write_all)
+{
+	struct trio *t = &self->t;
+	int fd = open(t->a.path, O_RDWR | O_DIRECT);
+
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(NPAGES * PAGE, pwrite(fd, t->junk, NPAGES * PAGE, 0));
+	model_write(_metadata, &t->a, 0, t->junk, NPAGES * PAGE);
+	check_broken(t, 0, NPAGES);
+	close(fd);
+}
+
+/* Shared pages are cached pages, which such a write refuses to wait for. */
+TEST_F(brk, direct_write_nowait)
+{
+	struct trio *t = &self->t;
+	struct iovec iov = { t->junk, PAGE };
+	int fd = open(t->a.path, O_RDWR | O_DIRECT);
+
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(-1, pwritev2(fd, &iov, 1, HIT * PAGE, RWF_NOWAIT));
+	EXPECT_EQ(EAGAIN, errno);
+	check_broken(t, 0, 0);
+	close(fd);
+}
+
+TEST_F(brk, direct_read)
+{
+	struct trio *t = &self->t;
+	int fd = open(t->a.path, O_RDWR | O_DIRECT);
+	unsigned char *buf = page_buffer(_metadata, PAGE);
+
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(PAGE, pread(fd, buf, PAGE, HIT * PAGE));
+	EXPECT_EQ(0, memcmp(buf, t->a.want + HIT * PAGE, PAGE));
+	check_broken(t, 0, 0);
+	close(fd);
+	free(buf);
+}
+
+/* ---- data from other files ---- */
+
+TEST_F(brk, copy_file_range)
+{
+	struct trio *t = &self->t;
+	off_t from = PAGE, to = HIT * PAGE;
+	struct file d;
+
+	file_create(_metadata, &d, t->dir, "d", 4 * PAGE, 5);
+	ASSERT_EQ(PAGE, copy_file_range(d.fd, &from, t->a.fd, &to, PAGE, 0));
+	model_write(_metadata, &t->a, HIT * PAGE, d.want + PAGE, PAGE);
+	check_broken(t, HIT, HIT + 1);
+
+	/* Out of a shared page, too, and not at a block's boundary. */
+	from = 5 * PAGE + 5;
+	to = 77;
+	ASSERT_EQ(100, copy_file_range(t->b.fd, &from, d.fd, &to, 100, 0));
+	model_write(_metadata, &d, 77, t->b.want + 5 * PAGE + 5, 100);
+	check_file(&d);
+	check_disk(&d);
+	check_broken(t, HIT, HIT + 1);
+	file_close(&d);
+}
+
+TEST_F(brk, sendfile)
+{
+	struct trio *t = &self->t;
+	off_t from = 10;
+	struct file d;
+
+	file_create(_metadata, &d, t->dir, "d", 4 * PAGE, 5);
+	ASSERT_EQ(HIT * PAGE + 50, lseek(t->a.fd, HIT * PAGE + 50, SEEK_SET));
+	ASSERT_EQ(PAGE, sendfile(t->a.fd, d.fd, &from, PAGE));
+	model_write(_metadata, &t->a, HIT * PAGE + 50, d.want + 10, PAGE);
+	check_broken(t, HIT, HIT + 2);
+	file_close(&d);
+}
+
+TEST_F(brk, splice)
+{
+	struct trio *t = &self->t;
+	off_t to = HIT * PAGE;
+	int pipes[2];
+
+	ASSERT_EQ(0, pipe(pipes));
+	ASSERT_EQ(PAGE, write(pipes[1], t->junk, PAGE));
+	ASSERT_EQ(PAGE, splice(pipes[0], NULL, t->a.fd, &to, PAGE,
+			       SPLICE_F_MOVE));
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	check_broken(t, HIT, HIT + 1);
+	close(pipes[0]);
+	close(pipes[1]);
+}
+
+/* Shared pages of B move through a pipe into A. */
+TEST_F(brk, splice_from_shared)
+{
+	struct trio *t = &self->t;
+	off_t from = 3 * PAGE, to = HIT * PAGE;
+	int pipes[2];
+
+	ASSERT_EQ(0, pipe(pipes));
+	ASSERT_EQ(PAGE, splice(t->b.fd, &from, pipes[1], NULL, PAGE,
+			       SPLICE_F_MOVE));
+	ASSERT_EQ(PAGE, splice(pipes[0], NULL, t->a.fd, &to, PAGE,
+			       SPLICE_F_MOVE));
+	model_write(_metadata, &t->a, HIT * PAGE, t->b.want + 3 * PAGE, PAGE);
+	check_broken(t, HIT, HIT + 1);
+	close(pipes[0]);
+	close(pipes[1]);
+}
+
+TEST_F(brk, clone_range)
+{
+	struct trio *t = &self->t;
+	struct file_clone_range range = {
+		.src_offset = PAGE,
+		.src_length = 2 * PAGE,
+		.dest_offset = HIT * PAGE,
+	};
+	unsigned char *map;
+	struct file d;
+
+	file_create(_metadata, &d, t->dir, "d", 4 * PAGE, 5);
+	map = file_map(_metadata, &t->a, PROT_READ, MAP_SHARED);
+	touch(map, SIZE);
+	range.src_fd = d.fd;
+	if (ioctl(t->a.fd, FICLONERANGE, &range)) {
+		EXPECT_EQ(EOPNOTSUPP, errno);
+		SKIP(goto out, "this file system cannot clone ranges");
+	}
+	model_write(_metadata, &t->a, HIT * PAGE, d.want + PAGE, 2 * PAGE);
+	check_map(&t->a, map);
+	check_broken(t, HIT, HIT + 2);
+out:
+	file_unmap(&t->a, map);
+	file_close(&d);
+}
+
+TEST_F(brk, dedupe_range)
+{
+	struct trio *t = &self->t;
+	struct {
+		struct file_dedupe_range range;
+		struct file_dedupe_range_info info;
+	} arg = {
+		.range.src_offset = HIT * PAGE,
+		.range.src_length = 2 * PAGE,
+		.range.dest_count = 1,
+		.info.dest_fd = t->a.fd,
+		.info.dest_offset = HIT * PAGE,
+	};
+	struct file d;
+
+	if (ioctl(t->b.fd, FIDEDUPERANGE, &arg)) {
+		EXPECT_EQ(EOPNOTSUPP, errno);
+		SKIP(return, "this file system cannot deduplicate ranges");
+	}
+	if (arg.info.status == -EOPNOTSUPP)
+		SKIP(return, "this file system cannot deduplicate ranges");
+	EXPECT_EQ(FILE_DEDUPE_RANGE_SAME, arg.info.status);
+	EXPECT_EQ(2 * PAGE, arg.info.bytes_deduped);
+	check_trio(t);
+
+	file_create(_metadata, &d, t->dir, "d", SIZE, 5);
+	arg.info.status = 0;
+	ASSERT_EQ(0, ioctl(d.fd, FIDEDUPERANGE, &arg));
+	EXPECT_EQ(FILE_DEDUPE_RANGE_DIFFERS, arg.info.status);
+	check_trio(t);
+	file_close(&d);
+}
+
+/* ---- truncate ---- */
+
+static void resize(struct __test_metadata *_metadata, struct file *f,
+		   size_t size)
+{
+	ASSERT_EQ(0, ftruncate(f->fd, size));
+	model_resize(_metadata, f, size);
+}
+
+TEST_F(brk, truncate_down)
+{
+	struct trio *t = &self->t;
+
+	resize(_metadata, &t->a, 3 * PAGE);
+	check_broken(t, 3, NPAGES);
+	resize(_metadata, &t->a, SIZE);
+	check_broken(t, 3, NPAGES);
+}
+
+/* The page that is cut must be broken too: its end must become zeros. */
+TEST_F(brk, truncate_down_unaligned)
+{
+	struct trio *t = &self->t;
+	unsigned char *map;
+
+	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
+	touch(map, SIZE);
+	resize(_metadata, &t->a, 3 * PAGE + 500);
+	check_map(&t->a, map);
+	check_broken(t, 3, NPAGES);
+	munmap(map, NPAGES * PAGE);
+	resize(_metadata, &t->a, SIZE);
+	check_broken(t, 3, NPAGES);
+}
+
+/* Up from within a shared page that ends in zeros already. */
+TEST_F(brk, truncate_up)
+{
+	struct trio *t = &self->t;
+
+	resize(_metadata, &t->a, SIZE + 2 * PAGE);
+	check_file(&t->a);
+	ASSERT_EQ(20, pwrite(t->a.fd, t->junk, 20, SIZE + 10));
+	model_write(_metadata, &t->a, SIZE + 10, t->junk, 20);
+	check_broken(t, NPAGES - 1, NPAGES);
+}
+
+TEST_F(brk, truncate_to_nothing)
+{
+	struct trio *t = &self->t;
+	int fd;
+
+	resize(_metadata, &t->a, 0);
+	check_broken(t, 0, NPAGES);
+	fd = open(t->c.path, O_RDWR | O_TRUNC);
+	ASSERT_LE(0, fd);
+	close(fd);
+	model_resize(_metadata, &t->c, 0);
+	check_trio(t);
+}
+
+/* ---- fallocate ---- */
+
+/* Return: false when this file system has no such thing. */
+static bool falloc(struct __test_metadata *_metadata, struct file *f, int mode,
+		   off_t off, off_t len)
+{
+	if (!fallocate(f->fd, mode, off, len))
+		return true;
+	EXPECT_EQ(EOPNOTSUPP, errno);
+	return false;
+}
+
+static void punch(struct __test_metadata *_metadata, struct trio *t, int mode,
+		  size_t off, size_t len)
+{
+	unsigned char *map;
+
+	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
+	touch(map, SIZE);
+	if (!falloc(_metadata, &t->a, mode | FALLOC_FL_KEEP_SIZE, off, len))
+		SKIP(goto out, "this file system cannot punch or zero");
+	model_zero(&t->a, off, len);
+	check_map(&t->a, map);
+	check_broken(t, off / PAGE, (off + len + PAGE - 1) / PAGE);
+out:
+	munmap(map, NPAGES * PAGE);
+}
+
+TEST_F(brk, punch_hole)
+{
+	punch(_metadata, &self->t, FALLOC_FL_PUNCH_HOLE, HIT * PAGE, 2 * PAGE);
+}
+
+TEST_F(brk, punch_hole_unaligned)
+{
+	punch(_metadata, &self->t, FALLOC_FL_PUNCH_HOLE, HIT * PAGE + 1500,
+	      2 * PAGE);
+}
+
+TEST_F(brk, punch_hole_within_page)
+{
+	punch(_metadata, &self->t, FALLOC_FL_PUNCH_HOLE, HIT * PAGE + 1500,
+	      1000);
+}
+
+TEST_F(brk, zero_range)
+{
+	punch(_metadata, &self->t, FALLOC_FL_ZERO_RANGE, HIT * PAGE, 2 * PAGE);
+}
+
+TEST_F(brk, zero_range_unaligned)
+{
+	punch(_metadata, &self->t, FALLOC_FL_ZERO_RANGE, HIT * PAGE + 1500,
+	      2 * PAGE);
+}
+
+TEST_F(brk, collapse_range)
+{
+	struct trio *t = &self->t;
+	size_t to = HIT * PAGE, from = (HIT + 2) * PAGE;
+
+	if (!falloc(_metadata, &t->a, FALLOC_FL_COLLAPSE_RANGE, to, from - to))
+		SKIP(return, "this file system cannot collapse ranges");
+	memmove(t->a.want + to, t->a.want + from, SIZE - from);
+	t->a.size = SIZE - (from - to);
+	check_broken(t, HIT, NPAGES);
+}
+
+TEST_F(brk, insert_range)
+{
+	struct trio *t = &self->t;
+	size_t at = HIT * PAGE, len = 2 * PAGE;
+
+	if (!falloc(_metadata, &t->a, FALLOC_FL_INSERT_RANGE, at, len))
+		SKIP(return, "this file system cannot insert ranges");
+	model_resize(_metadata, &t->a, SIZE + len);
+	memmove(t->a.want + at + len, t->a.want + at, SIZE - at);
+	memset(t->a.want + at, 0, len);
+	check_broken(t, HIT, NPAGES);
+}
+
+/* ---- files that go away ---- */
+
+TEST_F(brk, unlink)
+{
+	struct trio *t = &self->t;
+
+	ASSERT_EQ(0, unlink(t->a.path));
+	check_broken(t, 0, 0);
+	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, HIT * PAGE));
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	check_broken(t, HIT, HIT + 1);
+	file_close(&t->a);
+	sync();
+	check_file(&t->b);
+	check_file(&t->c);
+	for (size_t i = 0; i < NPAGES; i++)
+		EXPECT_SHARED(&t->b, i, &t->c, i);
+	check_totals(2 * NPAGES);
+	file_create(_metadata, &t->a, t->dir, "a", SIZE, 7);
+	check_trio(t);
+}
+
+TEST_F(brk, rename_over)
+{
+	struct trio *t = &self->t;
+
+	file_close(&t->b);
+	ASSERT_EQ(0, rename(t->a.path, t->b.path));
+	sync();
+	check_file(&t->a);
+	check_file(&t->c);
+	for (size_t i = 0; i < NPAGES; i++)
+		EXPECT_SHARED(&t->a, i, &t->c, i);
+	check_totals(2 * NPAGES);
+	check_disk(&t->a);
+	file_create(_metadata, &t->b, t->dir, "a", SIZE, 7);
+	check_trio(t);
+}
+
+/* A is on a file system of its own, which is unmounted and mounted again. */
+TEST_F_TIMEOUT(brk, umount, 120)
+{
+	struct trio *t = &self->t;
+	const char *mkfs = "mkfs.ext4 -q -F";
+	char mnt[MAX_PATH];
+	struct file d;
+
+	if (fs_magic(t->dir) == XFS_SUPER_MAGIC)
+		mkfs = "mkfs.xfs -q";
+	else if (fs_magic(t->dir) == BTRFS_SUPER_MAGIC)
+		mkfs = "mkfs.btrfs -q";
+	ASSERT_GT(MAX_PATH, snprintf(mnt, MAX_PATH, "%s/mnt", t->dir));
+	ASSERT_EQ(0, mkdir(mnt, 0755));
+	ASSERT_EQ(0, run("truncate -s 320M %s.img && %s %s.img", mnt, mkfs,
+			 mnt));
+	ASSERT_EQ(0, run("mount -o loop %s.img %s", mnt, mnt));
+
+	file_create(_metadata, &d, mnt, "d", SIZE, 1);
+	merge_all(&t->b, &d);
+	check_totals(4 * NPAGES);
+	EXPECT_SHARED(&d, HIT, &t->c, HIT);
+	close(d.fd);
+	ASSERT_EQ(0, umount(mnt)) TH_LOG("%s", strerror(errno));
+	check_broken(t, 0, 0);
+
+	ASSERT_EQ(0, run("mount -o loop %s.img %s", mnt, mnt));
+	d.fd = open(d.path, O_RDWR);
+	ASSERT_LE(0, d.fd);
+	check_file(&d);
+	EXPECT_APART(&d, HIT, &t->b, HIT);
+	file_close(&d);
+	ASSERT_EQ(0, umount(mnt));
+	check_broken(t, 0, 0);
+}
+
+/* ---- pages that go away ---- */
+
+TEST_F(brk, fadvise_dontneed)
+{
+	struct trio *t = &self->t;
+
+	drop_file(_metadata, &t->a);
+	EXPECT_EQ(0, resident(_metadata, &t->a));
+	check_broken(t, 0, NPAGES);
+}
+
+TEST_F_TIMEOUT(brk, drop_caches, 60)
+{
+	struct trio *t = &self->t;
+
+	ASSERT_EQ(0, write_text("/proc/sys/vm/drop_caches", "3"));
+	EXPECT_EQ(0, resident(_metadata, &t->a));
+	EXPECT_EQ(0, resident(_metadata, &t->b));
+	check_totals(0);
+	check_trio(t);
+	merge_all(&t->b, &t->a);
+	merge_all(&t->b, &t->c);
+	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, HIT * PAGE));
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	check_broken(t, HIT, HIT + 1);
+}
+
+/* ---- pages that move ---- */
+
+static void write_after_move(struct __test_metadata *_metadata,
+			     struct trio *t, unsigned char *map)
+{
+	memcpy(map + HIT * PAGE, t->junk, PAGE);
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	check_map(&t->a, map);
+	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, (HIT + 1) * PAGE));
+	model_write(_metadata, &t->a, (HIT + 1) * PAGE, t->junk, PAGE);
+	check_map(&t->a, map);
+	check_broken(t, HIT, HIT + 2);
+}
+
+TEST_F_TIMEOUT(brk, compact_memory, 120)
+{
+	struct trio *t = &self->t;
+	unsigned char *map;
+
+	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
+	touch(map, SIZE);
+	ASSERT_EQ(0, write_text("/proc/sys/vm/compact_memory", "1"));
+	check_map(&t->a, map);
+	check_broken(t, 0, 0);
+	write_after_move(_metadata, t, map);
+	file_unmap(&t->a, map);
+}
+
+/* Soft offlining moves the contents of a page to another one. */
+TEST_F(brk, soft_offline)
+{
+	struct trio *t = &self->t;
+	unsigned char *map, *other;
+	unsigned long pfn;
+
+	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
+	other = file_map(_metadata, &t->b, PROT_READ, MAP_PRIVATE);
+	touch(map, SIZE);
+	touch(other, SIZE);
+	for (size_t i = HIT; i < HIT + 3; i++) {
+		pfn = pfn_of(other + i * PAGE);
+		ASSERT_EQ(0, madvise(other + i * PAGE, PAGE,
+				     MADV_SOFT_OFFLINE)) {
+			TH_LOG("%s (CONFIG_MEMORY_FAILURE?)", strerror(errno));
+		}
+		touch(other, SIZE);
+		EXPECT_NE(pfn, pfn_of(other + i * PAGE));
+		check_map(&t->a, map);
+		check_map(&t->b, other);
+	}
+	check_broken(t, 0, 0);
+	write_after_move(_metadata, t, map);
+	check_map(&t->b, other);
+	file_unmap(&t->a, map);
+	file_unmap(&t->b, other);
+}
+
+TEST_F(brk, move_pages)
+{
+	struct trio *t = &self->t;
+	int status[NPAGES], nodes[NPAGES];
+	void *addr[NPAGES];
+	unsigned char *map;
+
+	if (access("/sys/devices/system/node/node1", F_OK))
+		SKIP(return, "this machine has one node only");
+
+	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
+	for (int to = 1; to >= 0; to--) {
+		touch(map, SIZE);
+		for (size_t i = 0; i < NPAGES; i++) {
+			addr[i] = map + i * PAGE;
+			nodes[i] = to;
+		}
+		ASSERT_EQ(0, syscall(SYS_move_pages, 0, (unsigned long)NPAGES,
+				     addr, nodes, status, MPOL_MF_MOVE_ALL));
+		for (size_t i = 0; i < NPAGES; i++) {
+			EXPECT_EQ(to, status[i]) TH_LOG("page %zu", i);
+		}
+		check_map(&t->a, map);
+		check_broken(t, 0, 0);
+	}
+	write_after_move(_metadata, t, map);
+	file_unmap(&t->a, map);
+}
+
+/* A broken memory cell under a shared clean page: all read it anew. */
+TEST_F(brk, memory_failure)
+{
+	struct trio *t = &self->t;
+	unsigned char *map, *other;
+
+	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
+	other = file_map(_metadata, &t->b, PROT_READ, MAP_SHARED);
+	touch(map, SIZE);
+	touch(other, SIZE);
+	ASSERT_EQ(0, madvise(map + HIT * PAGE, PAGE, MADV_HWPOISON)) {
+		TH_LOG("%s (CONFIG_MEMORY_FAILURE?)", strerror(errno));
+	}
+	check_map(&t->a, map);
+	check_map(&t->b, other);
+	check_trio(t);
+	check_totals(3 * NPAGES - 3);
+	file_unmap(&t->a, map);
+	file_unmap(&t->b, other);
+}
+
+/* khugepaged's work, on demand: only for mappings of 2 MiB and more. */
+TEST_F_TIMEOUT(brk, madvise_collapse, 60)
+{
+	struct trio *t = &self->t;
+	const size_t huge = 512 * PAGE;
+	unsigned char *area, *map;
+	struct file d, e;
+	int fd;
+
+	file_create(_metadata, &d, t->dir, "d", huge, 3);
+	file_create(_metadata, &e, t->dir, "e", huge, 3);
+	merge_all(&d, &e);
+	close(e.fd);
+	fd = open(e.path, O_RDONLY);
+	ASSERT_LE(0, fd);
+	e.fd = fd;
+	area = mmap(NULL, 2 * huge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
+		    -1, 0);
+	ASSERT_NE(MAP_FAILED, area);
+	map = (unsigned char *)(((uintptr_t)area + huge - 1) & ~(huge - 1));
+	ASSERT_EQ(map, mmap(map, huge, PROT_READ | PROT_EXEC,
+			    MAP_PRIVATE | MAP_FIXED, fd, 0));
+	touch(map, huge);
+	/* Whether it collapses is a matter of the file system. */
+	madvise(map, huge, MADV_COLLAPSE);
+	check_map(&e, map);
+	check_file(&e);
+	check_file(&d);
+	ASSERT_EQ(PAGE, pwrite(d.fd, t->junk, PAGE, HIT * PAGE));
+	model_write(_metadata, &d, HIT * PAGE, t->junk, PAGE);
+	check_file(&d);
+	check_file(&e);
+	check_map(&e, map);
+	munmap(area, 2 * huge);
+	file_close(&d);
+	file_close(&e);
+	check_trio(t);
+}
+
+/* ---- swap ---- */
+
+TEST_F_TIMEOUT(brk, swapon, 60)
+{
+	struct trio *t = &self->t;
+	const size_t size = 64 * PAGE;
+	unsigned char *zeros = calloc(1, size);
+	unsigned char *anon;
+	struct file d, e;
+
+	file_create(_metadata, &d, t->dir, "d", 0, 1);
+	file_create(_metadata, &e, t->dir, "e", 0, 1);
+	if (fs_magic(t->dir) == BTRFS_SUPER_MAGIC) {
+		int flags = FS_NOCOW_FL;
+
+		ASSERT_EQ(0, ioctl(d.fd, FS_IOC_SETFLAGS, &flags));
+	}
+	ASSERT_EQ(size, pwrite(d.fd, zeros, size, 0));
+	ASSERT_EQ(0, fsync(d.fd));
+	ASSERT_EQ(0, run("chmod 600 %s && mkswap -q %s", d.path, d.path));
+	/* The file and its twin, as mkswap left it. */
+	model_resize(_metadata, &d, size);
+	ASSERT_EQ(size, pread(d.fd, d.want, size, 0));
+	model_write(_metadata, &e, 0, d.want, size);
+	ASSERT_EQ(size, pwrite(e.fd, e.want, size, 0));
+	ASSERT_EQ(0, fsync(d.fd));
+	ASSERT_EQ(0, fsync(e.fd));
+	merge_all(&e, &d);
+
+	ASSERT_EQ(0, swapon(d.path, 0)) TH_LOG("%s", strerror(errno));
+	check_file(&e);
+	if (!control) {
+		int ret = try_merge(_metadata, &e, 1, &d, 1, 1);
+
+		EXPECT_TRUE(ret == -EOPNOTSUPP || ret == -ENOENT) {
+			TH_LOG("merging a swap file: %d", ret);
+		}
+	}
+	/* Pages go out to the file and come back, past its page cache. */
+	anon = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, anon);
+	fill(anon, size / 2, 77);
+	madvise(anon, size / 2, MADV_PAGEOUT);
+	check_file(&e);
+	touch(anon, size / 2);
+	ASSERT_EQ(0, swapoff(d.path));
+	check_file(&e);
+	check_disk(&e);
+	check_trio(t);
+	munmap(anon, size);
+	free(zeros);
+	file_close(&d);
+	file_close(&e);
+}
+
+/* ---- the end of sharing ---- */
+
+/* All aliases of one page break, one after the other. */
+TEST_F(brk, last_alias)
+{
+	struct trio *t = &self->t;
+	struct file *files[] = { &t->a, &t->b, &t->c };
+
+	for (int i = 0; i < 3; i++) {
+		struct file *f = files[i];
+		unsigned char *map;
+
+		map = file_map(_metadata, f, PROT_READ | PROT_WRITE,
+			       MAP_SHARED);
+		touch(map, SIZE);
+		memcpy(map + HIT * PAGE + i, t->junk + i, 100);
+		model_write(_metadata, f, HIT * PAGE + i, t->junk + i, 100);
+		check_map(f, map);
+		file_unmap(f, map);
+		check_trio(t);
+	}
+	check_totals(3 * (NPAGES - 1));
+	EXPECT_COUNTER("pages_shared", NPAGES - 1);
+	EXPECT_APART(&t->a, HIT, &t->b, HIT);
+	EXPECT_APART(&t->b, HIT, &t->c, HIT);
+	for (size_t i = 0; i < NPAGES; i++) {
+		if (i != HIT)
+			EXPECT_SHARED(&t->a, i, &t->c, i);
+	}
+}
+
+/* What was broken is merged again once the bytes are equal again. */
+TEST_F(brk, merge_again)
+{
+	struct trio *t = &self->t;
+
+	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, HIT * PAGE));
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	check_broken(t, HIT, HIT + 1);
+	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->b.want + HIT * PAGE, PAGE,
+			       HIT * PAGE));
+	model_write(_metadata, &t->a, HIT * PAGE, t->b.want + HIT * PAGE, PAGE);
+	ASSERT_EQ(0, fsync(t->a.fd));
+	merge_all(&t->b, &t->a);
+	check_broken(t, 0, 0);
+}
+
+TEST_F(brk, unmerge)
+{
+	struct trio *t = &self->t;
+	struct manual_args args = { .dst_index = HIT, .nr = 3 };
+
+	SKIP_IF_CONTROL();
+	args.dst = file_id(_metadata, &t->a);
+	EXPECT_EQ(3, manual_call(manual->progs.manual_unmerge, &args));
+	EXPECT_EQ(0, manual_call(manual->progs.manual_unmerge, &args));
+	EXPECT_EQ(NPAGES, resident(_metadata, &t->a));
+	check_broken(t, HIT, HIT + 3);
+}
+
+/* ---- reclaim in a memory cgroup ---- */
+
+#define CGROUP "/sys/fs/cgroup"
+
+FIXTURE(cgroup) {
+	struct trio t;
+	char dir[MAX_PATH];
+};
+
+static int cgroup_write(const char *dir, const char *name, const char *text)
+{
+	char path[2 * MAX_PATH];
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	return write_text(path, text);
+}
+
+FIXTURE_SETUP(cgroup)
+{
+	if (fs_magic(CGROUP) != CGROUP2_SUPER_MAGIC) {
+		ASSERT_EQ(0, mount("cgroup2", CGROUP, "cgroup2", 0, NULL));
+	}
+	ASSERT_EQ(0, cgroup_write(CGROUP, "cgroup.subtree_control",
+				  "+memory"));
+	snprintf(self->dir, MAX_PATH, CGROUP "/ksm_ext.%d", getpid());
+	ASSERT_EQ(0, mkdir(self->dir, 0755));
+	ASSERT_EQ(0, cgroup_write(self->dir, "cgroup.procs", "0"));
+	/* Its pages are charged to this group: they are made in it. */
+	trio_begin(_metadata, &self->t);
+}
+
+FIXTURE_TEARDOWN(cgroup)
+{
+	trio_end(_metadata, &self->t);
+	EXPECT_EQ(0, cgroup_write(CGROUP, "cgroup.procs", "0"));
+	EXPECT_EQ(0, rmdir(self->dir));
+}
+
+/* Reclaim until no page of B is in memory. */
+static void reclaim_all(struct __test_metadata *_metadata, const char *dir,
+			struct trio *t)
+{
+	for (int i = 0; i < MAX_TRIES && resident(_metadata, &t->b); i++)
+		cgroup_write(dir, "memory.reclaim", "4M");
+	EXPECT_EQ(0, resident(_metadata, &t->b));
+	EXPECT_EQ(0, resident(_metadata, &t->a));
+	check_totals(0);
+}
+
+TEST_F_TIMEOUT(cgroup, reclaim, 60)
+{
+	struct trio *t = &self->t;
+
+	reclaim_all(_metadata, self->dir, t);
+	check_trio(t);
+}
+
+/* Reclaim finds and removes the page table entries of all aliases. */
+TEST_F_TIMEOUT(cgroup, reclaim_mapped, 60)
+{
+	struct trio *t = &self->t;
+	unsigned char *map[3];
+
+	map[0] = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
+	map[1] = file_map(_metadata, &t->b, PROT_READ, MAP_SHARED);
+	map[2] = file_map(_metadata, &t->c, PROT_READ, MAP_PRIVATE);
+	for (int i = 0; i < 3; i++)
+		touch(map[i], SIZE);
+	reclaim_all(_metadata, self->dir, t);
+	check_map(&t->a, map[0]);
+	check_map(&t->b, map[1]);
+	check_map(&t->c, map[2]);
+	memcpy(map[0] + HIT * PAGE, t->junk, PAGE);
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	check_map(&t->a, map[0]);
+	check_trio(t);
+	file_unmap(&t->a, map[0]);
+	file_unmap(&t->b, map[1]);
+	file_unmap(&t->c, map[2]);
+}
+
+/* The limit of the group, not a request, is what reclaims. */
+TEST_F_TIMEOUT(cgroup, limit, 60)
+{
+	const size_t limit = 16 << 20;
+	struct trio *t = &self->t;
+	struct file d;
+
+	ASSERT_EQ(0, cgroup_write(self->dir, "memory.max", "16M"));
+	file_create(_metadata, &d, t->dir, "d", 0, 1);
+	for (size_t n = 0; n < 4 * limit; n += NPAGES * PAGE) {
+		ASSERT_EQ(NPAGES * PAGE,
+			  write(d.fd, t->junk, NPAGES * PAGE));
+		if (n % (limit / 4) == 0) {
+			ASSERT_EQ(0, fsync(d.fd));
+		}
+	}
+	file_close(&d);
+	EXPECT_EQ(0, resident(_metadata, &t->b));
+	check_trio(t);
+	ASSERT_EQ(0, cgroup_write(self->dir, "memory.max", "max"));
+}
+
+/*
+ * Page cache tree nodes that hold nothing but shadow entries are reclaimed by a
+ * shrinker; nodes of nothing but alias entries look much like them.  One page
+ * in 64 makes many such nodes of few pages.
+ */
+TEST_F_TIMEOUT(cgroup, shadow_node_shrinker, 90)
+{
+	struct trio *t = &self->t;
+	const size_t nr = 320, stride = 64;
+	long most = control ? 0 : counter(_metadata, "max_page_sharing");
+	size_t root = 0, moved = 0;
+	struct file d;
+
+	file_create(_metadata, &d, t->dir, "d", 0, 1);
+	for (size_t i = 0; i < nr; i++) {
+		ASSERT_EQ(PAGE, pwrite(d.fd, t->junk, PAGE,
+				       i * stride * PAGE));
+	}
+	ASSERT_EQ(0, fsync(d.fd));
+	for (size_t i = 1; i < nr; i++) {
+		if (!control && i % most == 0) {
+			root = i;
+			continue;
+		}
+		ASSERT_EQ(1, merge_pages(_metadata, &d, root * stride, &d,
+					 i * stride, 1));
+	}
+	ASSERT_EQ(0, write_text("/proc/sys/vm/drop_caches", "2"));
+	ASSERT_EQ(0, write_text("/proc/sys/vm/drop_caches", "2"));
+	for (size_t i = 1; i < nr; i++) {
+		if (!control && !same_page(_metadata, &d, 0, &d, i * stride))
+			moved++;
+	}
+	/* Those of further roots are apart from page 0 rightly. */
+	if (!control) {
+		EXPECT_EQ(most < nr ? nr - most : 0, moved);
+	}
+	check_totals(3 * NPAGES + nr);
+	file_close(&d);
+	check_broken(t, 0, 0);
+}
+
+MANUAL_TEST_MAIN

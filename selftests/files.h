@@ -1,0 +1,360 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Files whose contents the tests know, and the physical pages behind them.
+ *
+ * A struct file carries a model of its own contents.  A test applies each
+ * change to the model too, and check_file() compares the two as seen by
+ * read(2), by a new mapping and, with check_disk(), by the storage device.
+ */
+#ifndef FILES_H
+#define FILES_H
+
+#include <fcntl.h>
+#include <ftw.h>
+#include <limits.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <linux/magic.h>
+
+#include "kselftest_harness.h"
+
+#define PAGE	4096UL
+
+#ifndef XFS_SUPER_MAGIC
+#define XFS_SUPER_MAGIC	0x58465342
+#endif
+
+#define MAX_PATH 256
+
+struct file {
+	int fd;
+	char path[MAX_PATH];
+	unsigned char *want;	/* what the file must hold: the model */
+	size_t size;
+};
+
+static inline size_t nr_pages(const struct file *f)
+{
+	return (f->size + PAGE - 1) / PAGE;
+}
+
+/* Pseudo-random bytes: the same @seed gives the same bytes again. */
+static inline void fill(void *buf, size_t len, uint64_t seed)
+{
+	unsigned char *p = buf;
+	uint64_t x = seed * 0x9e3779b97f4a7c15ULL + 1;
+
+	for (size_t i = 0; i < len; i++) {
+		x ^= x << 13;
+		x ^= x >> 7;
+		x ^= x << 17;
+		p[i] = x >> 24;
+	}
+}
+
+static inline void *page_buffer(struct __test_metadata *_metadata, size_t len)
+{
+	void *buf = aligned_alloc(PAGE, len);
+
+	ASSERT_NE(NULL, buf);
+	return buf;
+}
+
+/* The model of @f learns that @len bytes at @off are now those of @buf. */
+static inline void model_write(struct __test_metadata *_metadata,
+			       struct file *f, size_t off, const void *buf,
+			       size_t len)
+{
+	if (off + len > f->size) {
+		f->want = realloc(f->want, off + len);
+		ASSERT_NE(NULL, f->want);
+		if (off > f->size)
+			memset(f->want + f->size, 0, off - f->size);
+		f->size = off + len;
+	}
+	memcpy(f->want + off, buf, len);
+}
+
+static inline void model_zero(struct file *f, size_t off, size_t len)
+{
+	if (off + len > f->size)
+		len = off < f->size ? f->size - off : 0;
+	memset(f->want + off, 0, len);
+}
+
+static inline void model_resize(struct __test_metadata *_metadata,
+				struct file *f, size_t size)
+{
+	if (size > f->size)
+		model_write(_metadata, f, size - 1, "", 1);
+	f->size = size;
+}
+
+static inline void read_to_cache(struct __test_metadata *_metadata,
+				 struct file *f)
+{
+	char buf[PAGE];
+
+	for (size_t off = 0; off < f->size; off += PAGE) {
+		ASSERT_LT(0, pread(f->fd, buf, PAGE, off));
+	}
+}
+
+/*
+ * Make a file of @size pseudo-random bytes, on disk and clean in the page
+ * cache.  Equal seeds make twins.
+ */
+static inline void file_create(struct __test_metadata *_metadata,
+			       struct file *f, const char *dir,
+			       const char *name, size_t size, uint64_t seed)
+{
+	ASSERT_GT(MAX_PATH,
+		  snprintf(f->path, MAX_PATH, "%s/%s", dir, name));
+	f->fd = open(f->path, O_RDWR | O_CREAT | O_TRUNC, 0644);
+	ASSERT_LE(0, f->fd) TH_LOG("%s: %s", f->path, strerror(errno));
+	f->size = size;
+	f->want = malloc(size);
+	ASSERT_NE(NULL, f->want);
+	fill(f->want, size, seed);
+	ASSERT_EQ(size, pwrite(f->fd, f->want, size, 0));
+	ASSERT_EQ(0, fsync(f->fd));
+	read_to_cache(_metadata, f);
+}
+
+static inline void file_close(struct file *f)
+{
+	if (f->fd > 0)
+		close(f->fd);
+	f->fd = -1;
+	free(f->want);
+	f->want = NULL;
+}
+
+static inline void *file_map(struct __test_metadata *_metadata,
+			     const struct file *f, int prot, int flags)
+{
+	void *map = mmap(NULL, nr_pages(f) * PAGE, prot, flags, f->fd, 0);
+
+	ASSERT_NE(MAP_FAILED, map);
+	return map;
+}
+
+static inline void file_unmap(const struct file *f, void *map)
+{
+	munmap(map, nr_pages(f) * PAGE);
+}
+
+/* Bring in a page table entry for each page, without writing. */
+static inline void touch(const void *map, size_t len)
+{
+	for (size_t off = 0; off < len; off += PAGE)
+		(void)*((volatile const char *)map + off);
+}
+
+static inline void __check_bytes(struct __test_metadata *_metadata,
+				 const struct file *f, const char *how,
+				 const unsigned char *seen,
+				 const unsigned char *want, size_t len,
+				 size_t base, int line)
+{
+	size_t i = 0;
+
+	if (!memcmp(seen, want, len))
+		return;
+	while (seen[i] == want[i])
+		i++;
+	EXPECT_TRUE(false) {
+		TH_LOG("line %d: %s by %s: byte %zu is 0x%02x, not 0x%02x",
+		       line, strrchr(f->path, '/') + 1, how, base + i,
+		       seen[i], want[i]);
+	}
+}
+
+/* A mapping of @f shows the model, and zeros from its end to the page's. */
+static inline void __check_map(struct __test_metadata *_metadata,
+			       const struct file *f, const char *how,
+			       const unsigned char *map, int line)
+{
+	static const unsigned char zeros[PAGE];
+	size_t tail = nr_pages(f) * PAGE - f->size;
+
+	__check_bytes(_metadata, f, how, map, f->want, f->size, 0, line);
+	__check_bytes(_metadata, f, how, map + f->size, zeros, tail, f->size,
+		      line);
+}
+
+#define check_map(f, map) __check_map(_metadata, f, "old mapping", map, __LINE__)
+
+static inline void __check_read(struct __test_metadata *_metadata,
+				const struct file *f, int fd, const char *how,
+				int line)
+{
+	unsigned char *buf = page_buffer(_metadata, 16 * PAGE);
+	struct stat st;
+	size_t off = 0;
+
+	EXPECT_EQ(0, fstat(fd, &st));
+	EXPECT_EQ(f->size, st.st_size) TH_LOG("line %d: %s", line, how);
+
+	while (off < f->size) {
+		ssize_t n = pread(fd, buf, 16 * PAGE, off);
+
+		EXPECT_LT(0, n) {
+			TH_LOG("line %d: %s by %s: byte %zu of %zu: %zd %s",
+			       line, f->path, how, off, f->size, n,
+			       n < 0 ? strerror(errno) : "");
+		}
+		if (n <= 0)
+			break;
+		__check_bytes(_metadata, f, how, buf, f->want + off, n, off,
+			      line);
+		off += n;
+	}
+	free(buf);
+}
+
+static inline void __check_file(struct __test_metadata *_metadata,
+				const struct file *f, int line)
+{
+	__check_read(_metadata, f, f->fd, "read", line);
+	if (f->size) {
+		void *map = file_map(_metadata, f, PROT_READ, MAP_SHARED);
+
+		__check_map(_metadata, f, "mmap", map, line);
+		file_unmap(f, map);
+	}
+}
+
+#define check_file(f) __check_file(_metadata, f, __LINE__)
+
+static inline void __check_disk(struct __test_metadata *_metadata,
+				const struct file *f, int line)
+{
+	char path[MAX_PATH];
+	int fd;
+
+	/* The file may have no name any more, or another one. */
+	snprintf(path, MAX_PATH, "/proc/self/fd/%d", f->fd);
+	ASSERT_EQ(0, fsync(f->fd));
+	fd = open(path, O_RDONLY | O_DIRECT);
+	ASSERT_LE(0, fd);
+	__check_read(_metadata, f, fd, "direct read", line);
+	close(fd);
+}
+
+#define check_disk(f) __check_disk(_metadata, f, __LINE__)
+
+/* Physical page frame mapped at @addr, or 0. */
+static inline unsigned long pfn_of(const void *addr)
+{
+	uint64_t entry = 0;
+	int fd = open("/proc/self/pagemap", O_RDONLY);
+
+	if (fd >= 0) {
+		off_t off = (uintptr_t)addr / PAGE * sizeof(entry);
+
+		if (pread(fd, &entry, sizeof(entry), off) != sizeof(entry))
+			entry = 0;
+		close(fd);
+	}
+	/* bit 63: present; bits 0-54: page frame number */
+	return entry >> 63 ? entry & ((1UL << 55) - 1) : 0;
+}
+
+/* Is there one physical page for page @i of @f and page @j of @g? */
+static inline bool same_page(struct __test_metadata *_metadata,
+			     const struct file *f, size_t i,
+			     const struct file *g, size_t j)
+{
+	char *p = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, f->fd, i * PAGE);
+	char *q = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, g->fd, j * PAGE);
+	unsigned long pfn_p, pfn_q;
+
+	ASSERT_NE(MAP_FAILED, p);
+	ASSERT_NE(MAP_FAILED, q);
+	touch(p, PAGE);
+	touch(q, PAGE);
+	pfn_p = pfn_of(p);
+	pfn_q = pfn_of(q);
+	munmap(p, PAGE);
+	munmap(q, PAGE);
+	ASSERT_NE(0, pfn_p);
+	ASSERT_NE(0, pfn_q);
+	return pfn_p == pfn_q;
+}
+
+/* How many pages of @f does mincore(2) find in the page cache? */
+static inline size_t resident(struct __test_metadata *_metadata,
+			      const struct file *f)
+{
+	size_t n = nr_pages(f), in = 0;
+	unsigned char vec[n];
+	void *map = file_map(_metadata, f, PROT_READ, MAP_SHARED);
+
+	ASSERT_EQ(0, mincore(map, n * PAGE, vec));
+	for (size_t i = 0; i < n; i++)
+		in += vec[i] & 1;
+	file_unmap(f, map);
+	return in;
+}
+
+/* Drop the clean, unmapped cached pages of one file. */
+static inline void drop_file(struct __test_metadata *_metadata,
+			     const struct file *f)
+{
+	ASSERT_EQ(0, fsync(f->fd));
+	ASSERT_EQ(0, posix_fadvise(f->fd, 0, 0, POSIX_FADV_DONTNEED));
+}
+
+static inline long fs_magic(const char *path)
+{
+	struct statfs st;
+
+	return statfs(path, &st) ? 0 : st.f_type;
+}
+
+static inline int write_text(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY), ret = 0;
+	size_t len = strlen(text);
+
+	if (fd < 0)
+		return -errno;
+	if (write(fd, text, len) != (ssize_t)len)
+		ret = -errno;
+	close(fd);
+	return ret;
+}
+
+/* First line of a small file, without its newline. */
+static inline int read_text(const char *path, char *buf, size_t len)
+{
+	int fd = open(path, O_RDONLY);
+	ssize_t n;
+
+	if (fd < 0)
+		return -errno;
+	n = read(fd, buf, len - 1);
+	close(fd);
+	if (n < 0)
+		return -errno;
+	buf[n] = 0;
+	buf[strcspn(buf, "\n")] = 0;
+	return 0;
+}
+
+static inline int __remove_one(const char *path, const struct stat *st,
+			       int type, struct FTW *ftw)
+{
+	return remove(path);
+}
+
+static inline int remove_tree(const char *dir)
+{
+	return nftw(dir, __remove_one, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
+}
+
+#endif /* FILES_H */
