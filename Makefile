@@ -51,9 +51,20 @@ help:	## print this
 run: all	## the main job: two container trees share their equal pages
 	@selftests/run/run
 
+# All tests on the plain kernel, and on the debug kernel on one file system
+ifeq ($(origin CONFIG),file)
+check_runs := default:ext4 default:xfs default:btrfs debug:ext4
+else
+check_runs := $(CONFIG):ext4 $(CONFIG):xfs $(CONFIG):btrfs
+endif
+ifdef FS
+check_runs := $(filter %:$(FS),$(check_runs))
+endif
+
 .PHONY: check
-check: all kernel-debug	## all tests in virtual machines (TESTS= CONFIG=)
-	@selftests/vm/check
+check: all $(sort $(foreach r,$(check_runs),kernel-$(firstword $(subst :, ,$r))))
+check:	## all tests, in virtual machines (TESTS= FS= CONFIG=)
+	@selftests/vm/check $(check_runs)
 
 .PHONY: vm
 vm: all kernel-$(CONFIG)	## boot the kernel: a shell, or RUN='command'

@@ -33,9 +33,11 @@ default|debug|off) ;;
 *) die "no config named '$config': use default, debug or off" ;;
 esac
 
-need_packages bc bison ccache clang-19 dwarves flex gcc git \
-	libcjson-dev libelf-dev libssl-dev linux-source-6.12 llvm-19 make \
-	xz-utils zlib1g-dev
+# For everything that the Makefile does, not only for this script
+need_packages bc bison btrfs-progs ccache clang-19 debootstrap dwarves \
+	e2fsprogs flex gcc git iproute2 jq libc6-dev libcjson-dev libelf-dev \
+	libssl-dev libxxhash-dev linux-source-6.12 llvm-19 make \
+	qemu-system-x86 xfsprogs xz-utils zlib1g-dev
 [ -r "$tarball" ] || die "no kernel source at $tarball"
 
 shopt -s nullglob

@@ -52,14 +52,14 @@ lock()
 # progress TEXT: reads a step's output, shows how long it has been running
 progress()
 {
-	local text=$1 lines=0 line='' begin=$SECONDS next tick=1 end='\r' t
+	local text=$1 lines=0 begin=$SECONDS next tick=1 end='\r' t
 
 	if [ ! -t 2 ]; then
 		tick=30 end='\n'
 	fi
 	next=$((begin + tick))
 	while :; do
-		if IFS= read -r -t "$tick" line; then
+		if IFS= read -r -t "$tick"; then
 			lines=$((lines + 1))
 		elif [ $? -le 128 ]; then
 			break
