@@ -26,7 +26,7 @@
 
 static bool control;
 static struct manual *manual;
-static struct bpf_link *manual_link;
+static __attribute__((unused)) struct bpf_link *manual_link;
 
 #define SKIP_IF_CONTROL()						\
 	do {								\
@@ -105,7 +105,7 @@ static inline int manual_call(struct bpf_program *prog,
 	return err ?: (int)opts.retval;
 }
 
-/* Put the policy "manual" in charge, for this process and its children. */
+/* Load the programs, for this process and its children. */
 static inline void manual_load(void)
 {
 	const char *env = getenv("KSM_EXT_CONTROL");
@@ -117,6 +117,13 @@ static inline void manual_load(void)
 	if (!manual)
 		ksft_exit_fail_msg("cannot load the policy manual: %s\n",
 				   strerror(errno));
+}
+
+/* Put the policy in charge, until this process ends. */
+static inline void manual_attach(void)
+{
+	if (control)
+		return;
 	manual_link = bpf_map__attach_struct_ops(manual->maps.manual);
 	if (!manual_link)
 		ksft_exit_fail_msg("cannot attach the policy manual: %s\n",
@@ -127,6 +134,7 @@ static inline void manual_load(void)
 	int main(int argc, char **argv)					\
 	{								\
 		manual_load();						\
+		manual_attach();					\
 		return test_harness_run(argc, argv);			\
 	}
 

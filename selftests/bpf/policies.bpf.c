@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Policies good and bad.  Those that scan see only the files whose inode
+ * numbers are in the map "domains".
+ */
+#include "vmlinux.h"
+#include "ksm_ext.bpf.h"
+
+char _license[] SEC("license") = "GPL";
+
+/* Inode number -> trust domain; files that are not here are in domain 0. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 64);
+	__type(key, __u64);
+	__type(value, __u64);
+} domains SEC(".maps");
+
+/* What exit() was told, and how often it was called. */
+__u32 exits;
+__u32 exit_kind;
+__s32 exit_code;
+
+static __always_inline u64 domain_of(const struct ksm_ext_file_stat *file)
+{
+	u64 ino = file->ino;
+	u64 *domain = bpf_map_lookup_elem(&domains, &ino);
+
+	return domain ? *domain : 0;
+}
+
+/*
+ * Merge all files into the first one: page by page, or, claiming what is not
+ * true, every page into the page before it.
+ */
+static __always_inline s32 scan_files(u64 lie)
+{
+	struct ksm_ext_file_stat st;
+	u64 first = 0, pages, *id;
+
+	if (ksm_ext_discover() < 0)
+		return 1;
+	bpf_for_each(ksm_ext_file, id, 0) {
+		u64 file = *id;
+
+		if (ksm_ext_file_stat(file, &st, sizeof(st)))
+			continue;
+		if (!domain_of(&st) || !st.size)
+			continue;
+		pages = (st.size + 4095) / 4096 - lie;
+		if (pages > KSM_EXT_MAX_RUN)
+			pages = KSM_EXT_MAX_RUN;
+		if (!first)
+			first = file;
+		else
+			ksm_ext_merge(first, 0, file, lie, pages);
+	}
+	return 1;
+}
+
+SEC("struct_ops.s/scan")
+s32 BPF_PROG(churn_scan, const struct ksm_ext_scan_ctx *slice)
+{
+	return scan_files(0);
+}
+
+SEC("struct_ops.s/scan")
+s32 BPF_PROG(liar_scan, const struct ksm_ext_scan_ctx *slice)
+{
+	return scan_files(1);
+}
+
+SEC("struct_ops.s/scan")
+s32 BPF_PROG(failing_scan, const struct ksm_ext_scan_ctx *slice)
+{
+	return -EIO;
+}
+
+/* Goes on until the kernel has had enough. */
+SEC("struct_ops.s/scan")
+s32 BPF_PROG(stalling_scan, const struct ksm_ext_scan_ctx *slice)
+{
+	struct ksm_ext_file_stat st;
+	int i;
+
+	bpf_for(i, 0, 1 << 23) {
+		if (ksm_ext_file_stat(0, &st, sizeof(st)) == -ECANCELED)
+			break;
+	}
+	return 0;
+}
+
+SEC("struct_ops/domain")
+u64 BPF_PROG(listed_domain, const struct ksm_ext_file_stat *file)
+{
+	return domain_of(file);
+}
+
+SEC("struct_ops.s/exit")
+void BPF_PROG(note_exit, const struct ksm_ext_exit_info *info)
+{
+	exits++;
+	exit_kind = info->kind;
+	exit_code = info->code;
+}
+
+SEC("struct_ops.s/init")
+s32 BPF_PROG(refusing_init)
+{
+	return -EPERM;
+}
+
+SEC("?struct_ops.s/domain")
+u64 BPF_PROG(sleepable_domain, const struct ksm_ext_file_stat *file)
+{
+	return 1;
+}
+
+/* ---- good ones ---- */
+
+SEC(".struct_ops.link")
+struct ksm_ext_ops churn_a = {
+	.scan = (void *)churn_scan,
+	.domain = (void *)listed_domain,
+	.exit = (void *)note_exit,
+	.name = "churn_a",
+};
+
+SEC(".struct_ops.link")
+struct ksm_ext_ops churn_b = {
+	.scan = (void *)churn_scan,
+	.domain = (void *)listed_domain,
+	.exit = (void *)note_exit,
+	.name = "churn_b",
+};
+
+SEC(".struct_ops.link")
+struct ksm_ext_ops liar = {
+	.scan = (void *)liar_scan,
+	.domain = (void *)listed_domain,
+	.name = "liar",
+};
+
+SEC(".struct_ops.link")
+struct ksm_ext_ops no_domain = {
+	.scan = (void *)churn_scan,
+	.name = "no_domain",
+};
+
+/* ---- those that are ejected ---- */
+
+SEC(".struct_ops.link")
+struct ksm_ext_ops failing = {
+	.scan = (void *)failing_scan,
+	.domain = (void *)listed_domain,
+	.exit = (void *)note_exit,
+	.name = "failing",
+};
+
+SEC(".struct_ops.link")
+struct ksm_ext_ops stalling = {
+	.scan = (void *)stalling_scan,
+	.domain = (void *)listed_domain,
+	.exit = (void *)note_exit,
+	.timeout_ms = 200,
+	.name = "stalling",
+};
+
+/* ---- those that are refused ---- */
+
+SEC(".struct_ops.link")
+struct ksm_ext_ops refusing = {
+	.init = (void *)refusing_init,
+	.domain = (void *)listed_domain,
+	.exit = (void *)note_exit,
+	.name = "refusing",
+};
+
+SEC(".struct_ops.link")
+struct ksm_ext_ops no_name = {
+	.domain = (void *)listed_domain,
+	.exit = (void *)note_exit,
+};
+
+SEC(".struct_ops.link")
+struct ksm_ext_ops slash_in_name = {
+	.domain = (void *)listed_domain,
+	.exit = (void *)note_exit,
+	.name = "../slash",
+};
+
+SEC(".struct_ops.link")
+struct ksm_ext_ops endless_name = {
+	.domain = (void *)listed_domain,
+	.exit = (void *)note_exit,
+	.name = { [0 ... KSM_EXT_NAME_LEN - 1] = 'x' },
+};
+
+SEC(".struct_ops.link")
+struct ksm_ext_ops long_timeout = {
+	.domain = (void *)listed_domain,
+	.exit = (void *)note_exit,
+	.timeout_ms = KSM_EXT_MAX_TIMEOUT_MS + 1,
+	.name = "long_timeout",
+};
+
+/* Not loaded unless asked for: it would take all others with it. */
+SEC("?.struct_ops.link")
+struct ksm_ext_ops sleeping_domain = {
+	.domain = (void *)sleepable_domain,
+	.name = "sleeping_domain",
+};

@@ -1,0 +1,605 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Policies: how they come, take each other's place, fail and go, and that
+ * nothing of this touches what is merged or what files hold.
+ */
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+
+#include "ksm_ext_test.h"
+#include "policies.skel.h"
+
+#define NPAGES	8
+#define SIZE	((NPAGES - 1) * PAGE + 1000)
+#define HIT	2
+
+/* enum ksm_ext_exit_kind of the kernel */
+enum { EXIT_NONE, EXIT_UNREG, EXIT_UPDATE, EXIT_ERROR, EXIT_STALL };
+
+/* What has no event to wait for is looked at again and again, for 20 s. */
+#define WAIT_FOR(condition)						\
+	({								\
+		bool __true = false;					\
+									\
+		for (int __i = 0; __i < 2000 && !__true; __i++) {	\
+			if (__i)					\
+				usleep(10000);				\
+			__true = (condition);				\
+		}							\
+		__true;							\
+	})
+
+FIXTURE(policy) {
+	char dir[MAX_PATH];
+	struct file a, b;	/* twins */
+	struct policies *skel;
+	struct bpf_link *link;
+};
+
+static void add_domain(struct __test_metadata *_metadata,
+		       struct policies *skel, const struct file *f,
+		       __u64 domain)
+{
+	struct stat st;
+	__u64 ino;
+
+	ASSERT_EQ(0, fstat(f->fd, &st));
+	ino = st.st_ino;
+	ASSERT_EQ(0, bpf_map__update_elem(skel->maps.domains, &ino,
+					  sizeof(ino), &domain, sizeof(domain),
+					  BPF_ANY));
+}
+
+FIXTURE_SETUP(policy)
+{
+	if (control)
+		SKIP(return, "control run: no policies");
+	test_begin(_metadata, self->dir);
+	file_create(_metadata, &self->a, self->dir, "a", SIZE, 1);
+	file_create(_metadata, &self->b, self->dir, "b", SIZE, 1);
+	self->skel = policies__open_and_load();
+	ASSERT_NE(NULL, self->skel) TH_LOG("%s", strerror(errno));
+	add_domain(_metadata, self->skel, &self->a, 1);
+	add_domain(_metadata, self->skel, &self->b, 1);
+}
+
+FIXTURE_TEARDOWN(policy)
+{
+	bpf_link__destroy(self->link);
+	policies__destroy(self->skel);
+	EXPECT_EQ(0, write_text(KSM_EXT_SYSFS "run", "1"));
+	file_close(&self->a);
+	file_close(&self->b);
+	test_end(_metadata, self->dir);
+}
+
+static void __expect_text(struct __test_metadata *_metadata, const char *name,
+			  const char *want, int line)
+{
+	char path[MAX_PATH], text[256] = "";
+
+	snprintf(path, MAX_PATH, KSM_EXT_SYSFS "%s", name);
+	EXPECT_EQ(0, read_text(path, text, sizeof(text)));
+	EXPECT_EQ(0, strncmp(text, want, *want ? strlen(want) : 1)) {
+		TH_LOG("line %d: %s is \"%s\", not \"%s\"", line, name, text,
+		       want);
+	}
+}
+
+/* The file holds a line that begins with this, or an empty line. */
+#define expect_text(name, want) \
+	__expect_text(_metadata, name, want, __LINE__)
+
+/* Wait for the state to become this, woken by each change of it. */
+static void wait_for_state(struct __test_metadata *_metadata, const char *want)
+{
+	struct pollfd pfd = { .events = POLLPRI };
+	char text[64];
+	ssize_t n;
+
+	pfd.fd = open(KSM_EXT_SYSFS "state", O_RDONLY);
+	ASSERT_LE(0, pfd.fd);
+	for (;;) {
+		n = pread(pfd.fd, text, sizeof(text) - 1, 0);
+		ASSERT_LT(0, n);
+		text[n] = 0;
+		text[strcspn(text, "\n")] = 0;
+		if (!strcmp(text, want))
+			break;
+		ASSERT_EQ(1, poll(&pfd, 1, 20000)) {
+			TH_LOG("state stays %s, does not become %s", text,
+			       want);
+		}
+	}
+	close(pfd.fd);
+}
+
+static void attach(struct __test_metadata *_metadata,
+		   FIXTURE_DATA(policy) *self, struct bpf_map *map)
+{
+	self->link = bpf_map__attach_struct_ops(map);
+	ASSERT_NE(NULL, self->link) {
+		TH_LOG("%s: %s", bpf_map__name(map), strerror(errno));
+	}
+}
+
+/* The twins are merged, by a policy that works. */
+static void wait_until_merged(struct __test_metadata *_metadata,
+			      FIXTURE_DATA(policy) *self)
+{
+	EXPECT_TRUE(WAIT_FOR(counter(_metadata, "aliases") == 2 * NPAGES));
+	check_totals(2 * NPAGES);
+	for (size_t i = 0; i < NPAGES; i++)
+		EXPECT_SHARED(&self->a, i, &self->b, i);
+}
+
+/* The policy in charge takes pains, again and again. */
+static void expect_running(struct __test_metadata *_metadata)
+{
+	long slices = counter(_metadata, "slices");
+
+	expect_text("state", "active");
+	EXPECT_TRUE(WAIT_FOR(counter(_metadata, "slices") > slices + 2));
+}
+
+/* Nothing is merged any more, but what is merged works. */
+static void expect_no_merging(struct __test_metadata *_metadata,
+			      FIXTURE_DATA(policy) *self)
+{
+	EXPECT_EQ(-ECANCELED, merge_pages(_metadata, &self->a, 0, &self->b, 0,
+					  1));
+}
+
+static void write_and_check(struct __test_metadata *_metadata,
+			    FIXTURE_DATA(policy) *self)
+{
+	ASSERT_EQ(5, pwrite(self->a.fd, "hello", 5, HIT * PAGE));
+	model_write(_metadata, &self->a, HIT * PAGE, "hello", 5);
+	check_file(&self->a);
+	check_file(&self->b);
+	check_disk(&self->a);
+	check_disk(&self->b);
+}
+
+/* Back to twins. */
+static void make_equal(struct __test_metadata *_metadata,
+		       FIXTURE_DATA(policy) *self)
+{
+	ASSERT_EQ(SIZE, pwrite(self->a.fd, self->b.want, SIZE, 0));
+	ASSERT_EQ(0, fsync(self->a.fd));
+	model_write(_metadata, &self->a, 0, self->b.want, SIZE);
+}
+
+TEST_F(policy, none)
+{
+	expect_text("policy", "");
+	expect_text("state", "none");
+	expect_no_merging(_metadata, self);
+	check_totals(0);
+}
+
+TEST_F(policy, load_and_unload)
+{
+	attach(_metadata, self, self->skel->maps.churn_a);
+	expect_text("policy", "churn_a");
+	expect_text("state", "active");
+	wait_until_merged(_metadata, self);
+	expect_running(_metadata);
+	EXPECT_EQ(0, self->skel->bss->exits);
+
+	EXPECT_EQ(0, bpf_link__destroy(self->link));
+	self->link = NULL;
+	wait_for_state(_metadata, "none");
+	expect_text("policy", "");
+	expect_text("exit", "unreg");
+	EXPECT_EQ(1, self->skel->bss->exits);
+	EXPECT_EQ(EXIT_UNREG, self->skel->bss->exit_kind);
+	expect_no_merging(_metadata, self);
+
+	/* What is merged stays so, and is as safe as ever. */
+	check_totals(2 * NPAGES);
+	for (size_t i = 0; i < NPAGES; i++)
+		EXPECT_SHARED(&self->a, i, &self->b, i);
+	write_and_check(_metadata, self);
+	check_totals(2 * NPAGES - 2);
+	EXPECT_APART(&self->a, HIT, &self->b, HIT);
+}
+
+TEST_F(policy, load_again)
+{
+	for (int i = 0; i < 3; i++) {
+		attach(_metadata, self, self->skel->maps.churn_a);
+		wait_until_merged(_metadata, self);
+		EXPECT_EQ(0, bpf_link__destroy(self->link));
+		self->link = NULL;
+		wait_for_state(_metadata, "none");
+		write_and_check(_metadata, self);
+		make_equal(_metadata, self);
+	}
+	EXPECT_EQ(3, self->skel->bss->exits);
+}
+
+TEST_F(policy, one_at_a_time)
+{
+	attach(_metadata, self, self->skel->maps.churn_a);
+	EXPECT_EQ(NULL, bpf_map__attach_struct_ops(self->skel->maps.churn_b));
+	EXPECT_EQ(EBUSY, errno);
+	expect_text("policy", "churn_a");
+	expect_running(_metadata);
+	wait_until_merged(_metadata, self);
+	EXPECT_EQ(0, self->skel->bss->exits);
+}
+
+TEST_F(policy, swap)
+{
+	attach(_metadata, self, self->skel->maps.churn_a);
+	wait_until_merged(_metadata, self);
+	ASSERT_EQ(0, bpf_link__update_map(self->link,
+					  self->skel->maps.churn_b));
+	check_totals(2 * NPAGES);
+	expect_text("policy", "churn_b");
+	expect_text("exit", "update");
+	EXPECT_EQ(1, self->skel->bss->exits);
+	EXPECT_EQ(EXIT_UPDATE, self->skel->bss->exit_kind);
+	expect_running(_metadata);
+	check_totals(2 * NPAGES);
+
+	/* The new one works. */
+	write_and_check(_metadata, self);
+	make_equal(_metadata, self);
+	wait_until_merged(_metadata, self);
+}
+
+struct rewriter {
+	struct file *f;
+	atomic_bool stop;
+	int err;
+	unsigned long rounds;
+};
+
+/* Break all pages and make them mergeable again, without end. */
+static void *rewrite(void *arg)
+{
+	struct rewriter *w = arg;
+
+	while (!w->stop && !w->err) {
+		for (size_t off = 0; off < w->f->size; off += PAGE) {
+			size_t len = w->f->size - off;
+
+			if (len > PAGE)
+				len = PAGE;
+			if (pwrite(w->f->fd, w->f->want + off, len, off) !=
+			    (ssize_t)len)
+				w->err = errno ?: EIO;
+		}
+		if (fsync(w->f->fd))
+			w->err = errno;
+		w->rounds++;
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(policy, swap_under_load, 90)
+{
+	struct bpf_map *maps[2] = { self->skel->maps.churn_b,
+				    self->skel->maps.churn_a };
+	const char *names[2] = { "churn_b", "churn_a" };
+	long aliases, least, applied;
+	struct rewriter w = {};
+	pthread_t thread;
+	struct file c;
+
+	/* A and B are left alone; C is written to all the time. */
+	file_create(_metadata, &c, self->dir, "c", SIZE, 1);
+	add_domain(_metadata, self->skel, &c, 1);
+	attach(_metadata, self, self->skel->maps.churn_a);
+	ASSERT_TRUE(WAIT_FOR(counter(_metadata, "aliases") == 3 * NPAGES));
+	w.f = &c;
+	applied = counter(_metadata, "merge/applied");
+	least = counter(_metadata, "aliases");
+	ASSERT_EQ(0, pthread_create(&thread, NULL, rewrite, &w));
+	for (int i = 0; i < 40; i++) {
+		EXPECT_EQ(0, bpf_link__update_map(self->link, maps[i % 2]));
+		expect_text("policy", names[i % 2]);
+		expect_text("state", "active");
+		aliases = counter(_metadata, "aliases");
+		if (aliases < least)
+			least = aliases;
+		usleep(5000);
+	}
+	w.stop = true;
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	EXPECT_EQ(0, w.err);
+	EXPECT_LT(0, w.rounds);
+	/* No swap cost A and B a page, and merging went on. */
+	EXPECT_LE(2 * NPAGES, least);
+	EXPECT_LT(applied + 3 * NPAGES, counter(_metadata, "merge/applied"));
+	EXPECT_EQ(40, self->skel->bss->exits);
+	EXPECT_TRUE(WAIT_FOR(counter(_metadata, "aliases") == 3 * NPAGES));
+	check_file(&self->a);
+	check_file(&self->b);
+	check_file(&c);
+	for (size_t i = 0; i < NPAGES; i++)
+		EXPECT_SHARED(&self->a, i, &c, i);
+	file_close(&c);
+}
+
+static const struct {
+	const char *name;
+	int err;
+} refused[] = {
+	{ "refusing", EPERM },
+	{ "no_name", EINVAL },
+	{ "slash_in_name", EINVAL },
+	{ "endless_name", EINVAL },
+	{ "long_timeout", EINVAL },
+};
+
+TEST_F(policy, bad_load)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(refused); i++) {
+		struct bpf_map *map;
+
+		map = bpf_object__find_map_by_name(self->skel->obj,
+						   refused[i].name);
+		ASSERT_NE(NULL, map);
+		EXPECT_EQ(NULL, bpf_map__attach_struct_ops(map)) {
+			TH_LOG("%s was loaded", refused[i].name);
+		}
+		EXPECT_EQ(refused[i].err, errno) TH_LOG("%s", refused[i].name);
+		expect_text("state", "none");
+		expect_text("policy", "");
+	}
+	/* A policy that was never in charge has nothing to end. */
+	EXPECT_EQ(0, self->skel->bss->exits);
+	expect_no_merging(_metadata, self);
+}
+
+TEST_F(policy, bad_swap)
+{
+	attach(_metadata, self, self->skel->maps.churn_a);
+	for (size_t i = 0; i < ARRAY_SIZE(refused); i++) {
+		struct bpf_map *map;
+
+		map = bpf_object__find_map_by_name(self->skel->obj,
+						   refused[i].name);
+		ASSERT_NE(NULL, map);
+		EXPECT_EQ(-refused[i].err,
+			  bpf_link__update_map(self->link, map)) {
+			TH_LOG("%s", refused[i].name);
+		}
+		expect_text("policy", "churn_a");
+		expect_running(_metadata);
+		wait_until_merged(_metadata, self);
+		write_and_check(_metadata, self);
+		make_equal(_metadata, self);
+	}
+	EXPECT_EQ(0, self->skel->bss->exits);
+}
+
+/* Asked with locks held, the domain must not sleep: not even loaded. */
+TEST_F(policy, sleeping_domain)
+{
+	struct policies *skel = policies__open();
+	struct bpf_map *map;
+
+	ASSERT_NE(NULL, skel);
+	map = bpf_object__find_map_by_name(skel->obj, "sleeping_domain");
+	ASSERT_NE(NULL, map);
+	ASSERT_EQ(0, bpf_map__set_autocreate(map, true));
+	libbpf_set_print(NULL);
+	EXPECT_NE(0, policies__load(skel));
+	policies__destroy(skel);
+	expect_text("state", "none");
+}
+
+TEST_F(policy, loader_killed)
+{
+	struct policies *skel;
+	struct bpf_link *link;
+	int status;
+	pid_t pid;
+
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		skel = policies__open_and_load();
+		ASSERT_NE(NULL, skel);
+		add_domain(_metadata, skel, &self->a, 1);
+		add_domain(_metadata, skel, &self->b, 1);
+		link = bpf_map__attach_struct_ops(skel->maps.churn_b);
+		ASSERT_NE(NULL, link);
+		for (;;)
+			pause();
+	}
+	wait_for_state(_metadata, "active");
+	wait_until_merged(_metadata, self);
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	wait_for_state(_metadata, "none");
+	expect_text("policy", "");
+	expect_text("exit", "unreg");
+	expect_no_merging(_metadata, self);
+	check_totals(2 * NPAGES);
+	for (size_t i = 0; i < NPAGES; i++)
+		EXPECT_SHARED(&self->a, i, &self->b, i);
+	write_and_check(_metadata, self);
+	make_equal(_metadata, self);
+
+	/* and there is room for the next one */
+	attach(_metadata, self, self->skel->maps.churn_a);
+	wait_until_merged(_metadata, self);
+}
+
+/* Ejected policies merge nothing, unmerge nothing, and can be replaced. */
+static void ejected(struct __test_metadata *_metadata,
+		    FIXTURE_DATA(policy) *self, struct bpf_map *map,
+		    const char *why, int kind, int code)
+{
+	attach(_metadata, self, self->skel->maps.churn_a);
+	wait_until_merged(_metadata, self);
+	ASSERT_EQ(0, bpf_link__update_map(self->link, map));
+	wait_for_state(_metadata, "ejected");
+	expect_text("policy", bpf_map__name(map));
+	expect_text("exit", why);
+	EXPECT_EQ(2, self->skel->bss->exits);
+	EXPECT_EQ(kind, self->skel->bss->exit_kind);
+	EXPECT_EQ(code, self->skel->bss->exit_code);
+	expect_no_merging(_metadata, self);
+	check_totals(2 * NPAGES);
+	write_and_check(_metadata, self);
+	make_equal(_metadata, self);
+	expect_text("state", "ejected");
+
+	ASSERT_EQ(0, bpf_link__update_map(self->link,
+					  self->skel->maps.churn_b));
+	expect_text("policy", "churn_b");
+	expect_running(_metadata);
+	wait_until_merged(_metadata, self);
+	EXPECT_EQ(2, self->skel->bss->exits);
+}
+
+TEST_F(policy, scan_fails)
+{
+	ejected(_metadata, self, self->skel->maps.failing,
+		"error: scan returned -5", EXIT_ERROR, -EIO);
+}
+
+TEST_F(policy, scan_stalls)
+{
+	ejected(_metadata, self, self->skel->maps.stalling, "stall: scan took",
+		EXIT_STALL, 0);
+}
+
+/* Stop, go on, stop and unmerge. */
+TEST_F(policy, run)
+{
+	const char *nonsense[] = { "3", "-1", "x" };
+	long slices;
+
+	attach(_metadata, self, self->skel->maps.churn_a);
+	wait_until_merged(_metadata, self);
+
+	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "run", "0"));
+	expect_text("run", "0");
+	expect_text("state", "idle");
+	expect_text("policy", "churn_a");
+	expect_no_merging(_metadata, self);
+	check_totals(2 * NPAGES);
+	write_and_check(_metadata, self);
+	slices = counter(_metadata, "slices");
+	make_equal(_metadata, self);
+	EXPECT_APART(&self->a, HIT, &self->b, HIT);
+	/* a scan that began before the stop may have ended since */
+	EXPECT_GE(slices + 1, counter(_metadata, "slices"));
+
+	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "run", "1"));
+	expect_text("state", "active");
+	wait_until_merged(_metadata, self);
+
+	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "run", "2"));
+	expect_text("run", "2");
+	expect_text("state", "idle");
+	check_totals(0);
+	EXPECT_COUNTER("pages_shared", 0);
+	EXPECT_EQ(NPAGES, resident(_metadata, &self->a));
+	EXPECT_EQ(NPAGES, resident(_metadata, &self->b));
+	for (size_t i = 0; i < NPAGES; i++)
+		EXPECT_APART(&self->a, i, &self->b, i);
+	check_file(&self->a);
+	check_file(&self->b);
+	expect_no_merging(_metadata, self);
+	check_totals(0);
+
+	for (size_t i = 0; i < ARRAY_SIZE(nonsense); i++) {
+		EXPECT_EQ(-EINVAL, write_text(KSM_EXT_SYSFS "run",
+					      nonsense[i]));
+		expect_text("run", "2");
+	}
+	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "run", "1"));
+	wait_until_merged(_metadata, self);
+	EXPECT_EQ(0, self->skel->bss->exits);
+}
+
+/* It says that pages are equal which are not; bytes say otherwise. */
+TEST_F(policy, liar)
+{
+	long differ = counter(_metadata, "merge/refused_differ");
+
+	attach(_metadata, self, self->skel->maps.liar);
+	EXPECT_TRUE(WAIT_FOR(counter(_metadata, "merge/refused_differ") >=
+			     differ + 20));
+	check_totals(0);
+	check_file(&self->a);
+	check_file(&self->b);
+	check_disk(&self->a);
+	check_disk(&self->b);
+}
+
+/* A policy that says nothing of domains merges nothing. */
+TEST_F(policy, no_domain)
+{
+	long before = counter(_metadata, "merge/refused_no_domain");
+
+	attach(_metadata, self, self->skel->maps.no_domain);
+	EXPECT_TRUE(WAIT_FOR(counter(_metadata, "merge/refused_no_domain") >
+			     before + 2));
+	EXPECT_EQ(-EPERM, merge_pages(_metadata, &self->a, 0, &self->b, 0, 1));
+	check_totals(0);
+}
+
+/* A scan merges within domains only, whatever it asks for. */
+TEST_F(policy, domains)
+{
+	long before = counter(_metadata, "merge/refused_domain");
+
+	add_domain(_metadata, self->skel, &self->b, 2);
+	attach(_metadata, self, self->skel->maps.churn_a);
+	EXPECT_TRUE(WAIT_FOR(counter(_metadata, "merge/refused_domain") >
+			     before + 2));
+	check_totals(0);
+	add_domain(_metadata, self->skel, &self->b, 1);
+	wait_until_merged(_metadata, self);
+}
+
+/* What tells of other people's files is for root; the rest for all. */
+TEST_F(policy, sysfs_is_private)
+{
+	static const char *const hidden[] = {
+		"aliases", "pages_shared", "pages_sharing", "general_profit",
+		"merge/tried", "merge/applied", "break/write",
+	};
+	int status;
+	pid_t pid;
+
+	attach(_metadata, self, self->skel->maps.churn_a);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		ASSERT_EQ(0, setgid(65534));
+		ASSERT_EQ(0, setuid(65534));
+		for (size_t i = 0; i < ARRAY_SIZE(hidden); i++) {
+			char path[MAX_PATH], text[64];
+
+			snprintf(path, MAX_PATH, KSM_EXT_SYSFS "%s",
+				 hidden[i]);
+			EXPECT_EQ(-EACCES, read_text(path, text, 64)) {
+				TH_LOG("%s", hidden[i]);
+			}
+		}
+		expect_text("policy", "churn_a");
+		EXPECT_EQ(-EACCES, write_text(KSM_EXT_SYSFS "run", "0"));
+		_exit(0);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_TRUE(WIFEXITED(status));
+}
+
+int main(int argc, char **argv)
+{
+	/* Its programs call the verbs; as a policy it stays away. */
+	manual_load();
+	return test_harness_run(argc, argv);
+}

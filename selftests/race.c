@@ -1,0 +1,526 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Races: files with equal contents are written, read, cut and pushed out of
+ * memory by several threads while one merges their pages as fast as it can.
+ *
+ * Every page of every file goes through states 0, 1, 2, ... and its one writer
+ * publishes when it starts and when it has finished with each.  A reader takes
+ * the last state that was finished before it looks (low) and the last one that
+ * was started after it looked (high): whatever it saw, each single byte must
+ * belong to a state from low to high.  Less is stale, more or other is wrong.
+ * Bytes are judged one by one since nobody promises more: ext4 reads without
+ * the lock that writes take, and copying may go byte by byte.
+ *
+ * All files follow the same schedule and meet after each round with clean,
+ * equal pages, so that there is much to merge, and the next round breaks it.
+ * Rounds are counted, not timed.  KSM_EXT_ROUNDS sets how many, KSM_EXT_SEED
+ * repeats a run as far as threads can be repeated.
+ */
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <sys/random.h>
+#include <linux/falloc.h>
+
+#include "ksm_ext_test.h"
+
+#define NFILES		3
+#define NPAGES		16
+#define SIZE		(NPAGES * PAGE)
+#define NREADERS	2
+#define ROUNDS		16
+#define MPOL_MF_MOVE_ALL 4
+
+/* Ways to write.  Those of a variant are taken in turn. */
+#define WRITE		(1 << 0)	/* write(2), in one piece or two */
+#define STORE		(1 << 1)	/* through one of two mappings */
+#define DIRECT		(1 << 2)	/* O_DIRECT */
+/* Every fourth round makes holes instead. */
+#define PUNCH		(1 << 3)
+#define TRUNCATE	(1 << 4)
+/* What else goes on. */
+#define FADVISE		(1 << 5)
+#define DROP_CACHES	(1 << 6)
+#define PAGEOUT		(1 << 7)
+#define COMPACT		(1 << 8)
+#define MOVE		(1 << 9)
+#define UNMERGE		(1 << 10)
+
+#define HOLES		(PUNCH | TRUNCATE)
+#define DISTURB		(FADVISE | DROP_CACHES | PAGEOUT | COMPACT | MOVE | \
+			 UNMERGE)
+
+struct page_state {
+	atomic_ulong started;
+	atomic_ulong done;
+};
+
+/* The first thing that went wrong. */
+struct failure {
+	bool seen;
+	char what[160];
+};
+
+struct race {
+	char dir[MAX_PATH];
+	unsigned int what;
+	unsigned long rounds;
+	unsigned int seed;
+	struct file files[NFILES];
+	int direct[NFILES];
+	unsigned char *map[NFILES][2];
+	struct page_state state[NFILES][NPAGES];
+	unsigned char mix[NPAGES][PAGE];	/* what tells bytes apart */
+
+	atomic_bool stop;
+	pthread_barrier_t round_end;
+	pthread_mutex_t lock;		/* passes, failure */
+	pthread_cond_t passed;
+	unsigned long passes;		/* of the merging thread */
+	struct failure failure;
+};
+
+struct worker {
+	struct race *r;
+	unsigned int nr;
+	unsigned int rand;
+};
+
+static void __attribute__((format(printf, 2, 3)))
+fail(struct race *r, const char *fmt, ...)
+{
+	va_list args;
+
+	pthread_mutex_lock(&r->lock);
+	if (!r->failure.seen) {
+		va_start(args, fmt);
+		vsnprintf(r->failure.what, sizeof(r->failure.what), fmt, args);
+		va_end(args);
+		r->failure.seen = true;
+	}
+	pthread_mutex_unlock(&r->lock);
+	r->stop = true;
+}
+
+static bool is_hole(const struct race *r, unsigned long state)
+{
+	return (r->what & HOLES) && state % 4 == 3;
+}
+
+static void fill_state(const struct race *r, unsigned int page,
+		       unsigned long state, unsigned char *buf)
+{
+	for (size_t i = 0; i < PAGE; i++)
+		buf[i] = is_hole(r, state) ? 0 : r->mix[page][i] + state;
+}
+
+/* ---- readers ---- */
+
+static void judge(struct race *r, unsigned int file, unsigned int page,
+		  const char *how, const unsigned char *buf,
+		  unsigned long low, unsigned long high)
+{
+	bool zero_ok = false;
+
+	for (unsigned long s = low; s <= high; s++)
+		zero_ok |= is_hole(r, s);
+	for (size_t i = 0; i < PAGE; i++) {
+		unsigned char ahead = buf[i] - r->mix[page][i] - low;
+
+		if (ahead <= high - low && !is_hole(r, low + ahead))
+			continue;
+		if (zero_ok && !buf[i])
+			continue;
+		fail(r, "file %u page %u byte %zu by %s: 0x%02x, state %d, not %lu to %lu%s",
+		     file, page, i, how, buf[i], (signed char)ahead + (int)low,
+		     low, high, zero_ok ? " or a hole" : "");
+		return;
+	}
+}
+
+static void *reader(void *arg)
+{
+	struct worker *w = arg;
+	struct race *r = w->r;
+	unsigned char buf[PAGE];
+
+	while (!r->stop) {
+		unsigned int x = rand_r(&w->rand);
+		unsigned int file = x % NFILES, page = x / 8 % NPAGES;
+		struct page_state *state = &r->state[file][page];
+		unsigned char *map = r->map[file][x / 256 % 2] + page * PAGE;
+		bool mapped = x / 512 % 2 && !(r->what & TRUNCATE);
+		unsigned long low;
+
+		/* sometimes with a page table entry, sometimes without */
+		if (x / 1024 % 8 == 0)
+			madvise(map, PAGE, MADV_DONTNEED);
+		low = state->done;
+		if (mapped) {
+			memcpy(buf, map, PAGE);
+		} else {
+			ssize_t n = pread(r->files[file].fd, buf, PAGE,
+					  page * PAGE);
+
+			if (n < 0) {
+				fail(r, "pread: %s", strerror(errno));
+				break;
+			}
+			/* beyond the end, until the file grows again */
+			memset(buf + n, 0, PAGE - n);
+		}
+		judge(r, file, page, mapped ? "mapping" : "read", buf, low,
+		      state->started);
+	}
+	return NULL;
+}
+
+/* ---- writers ---- */
+
+static bool make_hole(struct worker *w, unsigned int page)
+{
+	struct race *r = w->r;
+	int fd = r->files[w->nr].fd;
+	const int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+	size_t off = page * PAGE, part = rand_r(&w->rand) % 2 ? 0 : 1500;
+
+	if (r->what & PUNCH) {
+		return (!part || !fallocate(fd, mode, off, part)) &&
+		       !fallocate(fd, mode, off + part, PAGE - part);
+	}
+	/* Pages behind this one are holes already. */
+	return (!part || (!ftruncate(fd, off + part) &&
+			  !ftruncate(fd, SIZE))) &&
+	       !ftruncate(fd, off) && !ftruncate(fd, SIZE);
+}
+
+static bool write_page(struct worker *w, unsigned int page,
+		       const unsigned char *buf)
+{
+	struct race *r = w->r;
+	int fd = r->files[w->nr].fd;
+	size_t off = page * PAGE, part;
+	unsigned int way;
+
+	do {
+		way = 1 << rand_r(&w->rand) % 3;
+	} while (!(way & r->what));
+
+	switch (way) {
+	case WRITE:
+		part = rand_r(&w->rand) % 2 ? 0 : rand_r(&w->rand) % PAGE;
+		return (!part || pwrite(fd, buf, part, off) == part) &&
+		       pwrite(fd, buf + part, PAGE - part, off + part) ==
+		       PAGE - part;
+	case STORE:
+		memcpy(r->map[w->nr][rand_r(&w->rand) % 2] + off, buf, PAGE);
+		return true;
+	default:
+		return pwrite(r->direct[w->nr], buf, PAGE, off) == PAGE;
+	}
+}
+
+/* Let the merging thread see all pages, clean and equal. */
+static void wait_for_merges(struct race *r)
+{
+	unsigned long want;
+
+	pthread_mutex_lock(&r->lock);
+	want = r->passes + 2;
+	while (r->passes < want && !r->failure.seen)
+		pthread_cond_wait(&r->passed, &r->lock);
+	pthread_mutex_unlock(&r->lock);
+}
+
+static void *writer(void *arg)
+{
+	struct worker *w = arg;
+	struct race *r = w->r;
+	unsigned char *buf = aligned_alloc(PAGE, PAGE);
+
+	for (unsigned long s = 1; s <= r->rounds; s++) {
+		unsigned int first = rand_r(&w->rand) % NPAGES;
+
+		for (unsigned int i = 0; i < NPAGES && !r->stop; i++) {
+			unsigned int page = (first + 5 * i) % NPAGES;
+			struct page_state *state;
+			bool ok;
+
+			/* what is cut off comes from the end */
+			if (is_hole(r, s) && (r->what & TRUNCATE))
+				page = NPAGES - 1 - i;
+			state = &r->state[w->nr][page];
+			state->started = s;
+			if (is_hole(r, s)) {
+				ok = make_hole(w, page);
+			} else {
+				fill_state(r, page, s, buf);
+				ok = write_page(w, page, buf);
+			}
+			if (!ok)
+				fail(r, "file %u page %u: %s", w->nr, page,
+				     strerror(errno));
+			state->done = s;
+		}
+		if (fsync(r->files[w->nr].fd))
+			fail(r, "fsync: %s", strerror(errno));
+		pthread_barrier_wait(&r->round_end);
+		if (w->nr == 0)
+			wait_for_merges(r);
+		pthread_barrier_wait(&r->round_end);
+	}
+	free(buf);
+	return NULL;
+}
+
+/* ---- those who make it hard ---- */
+
+struct merger {
+	struct race *r;
+	__u64 id[NFILES];
+};
+
+static void merge_pair(struct merger *m, unsigned int dst, unsigned int src,
+		       unsigned int shift)
+{
+	struct manual_args args = { .dst = m->id[dst], .src = m->id[src] };
+	unsigned int i = 0;
+	int ret;
+
+	while (i + shift < NPAGES) {
+		args.dst_index = i;
+		args.src_index = i + shift;
+		args.nr = NPAGES - shift - i;
+		ret = manual_call(manual->progs.manual_merge, &args);
+		i += ret > 0 ? ret : 1;
+	}
+}
+
+static void *merger(void *arg)
+{
+	struct merger *m = arg;
+	struct race *r = m->r;
+
+	while (!r->stop) {
+		if (control) {
+			sched_yield();
+		} else {
+			merge_pair(m, 0, 1, 0);
+			merge_pair(m, 2, 0, 0);
+			merge_pair(m, 1, 2, 0);
+			/* holes are equal wherever they are */
+			if (r->what & HOLES)
+				merge_pair(m, 1, 1, 1);
+		}
+		pthread_mutex_lock(&r->lock);
+		r->passes++;
+		pthread_cond_broadcast(&r->passed);
+		pthread_mutex_unlock(&r->lock);
+	}
+	return NULL;
+}
+
+static void move_all(struct race *r, int file, int node)
+{
+	int status[NPAGES], nodes[NPAGES];
+	void *addr[NPAGES];
+
+	for (size_t i = 0; i < NPAGES; i++) {
+		addr[i] = r->map[file][0] + i * PAGE;
+		nodes[i] = node;
+	}
+	syscall(SYS_move_pages, 0, (unsigned long)NPAGES, addr, nodes, status,
+		MPOL_MF_MOVE_ALL);
+}
+
+static void *disturber(void *arg)
+{
+	struct merger *m = arg;
+	struct race *r = m->r;
+
+	for (unsigned int i = 0; !r->stop; i++) {
+		int file = i % NFILES, fd = r->files[file].fd;
+
+		if (r->what & FADVISE)
+			posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+		if (r->what & PAGEOUT)
+			madvise(r->map[file][i / NFILES % 2], SIZE,
+				MADV_PAGEOUT);
+		if (r->what & DROP_CACHES)
+			write_text("/proc/sys/vm/drop_caches", "1");
+		if (r->what & COMPACT)
+			write_text("/proc/sys/vm/compact_memory", "1");
+		if (r->what & MOVE)
+			move_all(r, file, i / NFILES % 2);
+		if ((r->what & UNMERGE) && !control) {
+			struct manual_args args = {
+				.dst = m->id[file],
+				.dst_index = i % NPAGES,
+				.nr = 1,
+			};
+
+			manual_call(manual->progs.manual_unmerge, &args);
+		}
+		sched_yield();
+	}
+	return NULL;
+}
+
+/* ---- the test ---- */
+
+FIXTURE(race) {
+	struct race *r;
+};
+
+FIXTURE_VARIANT(race) {
+	unsigned int what;
+};
+
+FIXTURE_VARIANT_ADD(race, write) { WRITE };
+FIXTURE_VARIANT_ADD(race, store) { STORE };
+FIXTURE_VARIANT_ADD(race, direct) { DIRECT };
+FIXTURE_VARIANT_ADD(race, write_and_store) { WRITE | STORE };
+FIXTURE_VARIANT_ADD(race, punch) { WRITE | STORE | PUNCH };
+FIXTURE_VARIANT_ADD(race, truncate) { WRITE | DIRECT | TRUNCATE };
+FIXTURE_VARIANT_ADD(race, fadvise) { WRITE | STORE | FADVISE };
+FIXTURE_VARIANT_ADD(race, drop_caches) { WRITE | STORE | DROP_CACHES };
+FIXTURE_VARIANT_ADD(race, pageout) { WRITE | STORE | PAGEOUT };
+FIXTURE_VARIANT_ADD(race, compact) { WRITE | STORE | COMPACT };
+FIXTURE_VARIANT_ADD(race, move) { WRITE | STORE | MOVE };
+FIXTURE_VARIANT_ADD(race, unmerge) { WRITE | STORE | UNMERGE };
+FIXTURE_VARIANT_ADD(race, everything) {
+	WRITE | STORE | DIRECT | PUNCH | FADVISE | PAGEOUT | UNMERGE
+};
+
+static unsigned long number_from_env(const char *name, unsigned long value)
+{
+	const char *text = getenv(name);
+
+	return text ? strtoul(text, NULL, 0) : value;
+}
+
+/* How many aliases ended so far, for whatever reason. */
+static long all_breaks(struct __test_metadata *_metadata)
+{
+	static const char *const reasons[] = {
+		"write_fault", "write", "truncate", "invalidate", "unshare",
+		"reclaim", "replaced", "unmerge",
+	};
+	long sum = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(reasons); i++) {
+		char name[64];
+
+		snprintf(name, sizeof(name), "break/%s", reasons[i]);
+		sum += counter(_metadata, name);
+	}
+	return sum;
+}
+
+FIXTURE_SETUP(race)
+{
+	struct race *r;
+
+	if ((variant->what & MOVE) &&
+	    access("/sys/devices/system/node/node1", F_OK))
+		SKIP(return, "this machine has one node only");
+	r = calloc(1, sizeof(*r));
+	ASSERT_NE(NULL, r);
+	self->r = r;
+	r->what = variant->what;
+	r->rounds = number_from_env("KSM_EXT_ROUNDS", ROUNDS);
+	ASSERT_EQ(sizeof(r->seed), getrandom(&r->seed, sizeof(r->seed), 0));
+	r->seed = number_from_env("KSM_EXT_SEED", r->seed);
+	TH_LOG("KSM_EXT_SEED=%u", r->seed);
+	pthread_barrier_init(&r->round_end, NULL, NFILES);
+	pthread_mutex_init(&r->lock, NULL);
+	pthread_cond_init(&r->passed, NULL);
+	fill(r->mix, sizeof(r->mix), r->seed);
+
+	test_begin(_metadata, r->dir);
+	for (int i = 0; i < NFILES; i++) {
+		struct file *f = &r->files[i];
+		char name[8];
+
+		/* mix, byte for byte, is what state 0 looks like */
+		snprintf(name, sizeof(name), "f%d", i);
+		file_create(_metadata, f, r->dir, name, SIZE, r->seed);
+		r->direct[i] = open(f->path, O_RDWR | O_DIRECT);
+		ASSERT_LE(0, r->direct[i]);
+		for (int j = 0; j < 2; j++)
+			r->map[i][j] = file_map(_metadata, f,
+						PROT_READ | PROT_WRITE,
+						MAP_SHARED);
+	}
+}
+
+FIXTURE_TEARDOWN(race)
+{
+	struct race *r = self->r;
+
+	for (int i = 0; i < NFILES; i++) {
+		for (int j = 0; j < 2; j++)
+			file_unmap(&r->files[i], r->map[i][j]);
+		close(r->direct[i]);
+		file_close(&r->files[i]);
+	}
+	test_end(_metadata, r->dir);
+	free(r);
+}
+
+TEST_F_TIMEOUT(race, run, 240)
+{
+	struct race *r = self->r;
+	struct worker workers[NFILES + NREADERS];
+	pthread_t threads[NFILES + NREADERS], merging, disturbing;
+	struct merger m = { .r = r };
+	unsigned int seed = r->seed;
+	long before = 0;
+
+	if (!control) {
+		before = all_breaks(_metadata);
+		for (int i = 0; i < NFILES; i++)
+			m.id[i] = file_id(_metadata, &r->files[i]);
+	}
+	ASSERT_EQ(0, pthread_create(&merging, NULL, merger, &m));
+	if (r->what & DISTURB) {
+		ASSERT_EQ(0, pthread_create(&disturbing, NULL, disturber, &m));
+	}
+	for (int i = 0; i < NFILES + NREADERS; i++) {
+		workers[i].r = r;
+		workers[i].nr = i;
+		workers[i].rand = rand_r(&seed);
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL,
+					    i < NFILES ? writer : reader,
+					    &workers[i]));
+	}
+	for (int i = 0; i < NFILES; i++)
+		pthread_join(threads[i], NULL);
+	r->stop = true;
+	for (int i = NFILES; i < NFILES + NREADERS; i++)
+		pthread_join(threads[i], NULL);
+	pthread_join(merging, NULL);
+	if (r->what & DISTURB)
+		pthread_join(disturbing, NULL);
+
+	EXPECT_FALSE(r->failure.seen) {
+		TH_LOG("%s (seed %u)", r->failure.what, r->seed);
+	}
+	if (r->failure.seen)
+		return;
+	for (int i = 0; i < NFILES; i++) {
+		for (unsigned int p = 0; p < NPAGES; p++)
+			fill_state(r, p, r->state[i][p].done,
+				   r->files[i].want + p * PAGE);
+		check_file(&r->files[i]);
+		check_map(&r->files[i], r->map[i][0]);
+		check_map(&r->files[i], r->map[i][1]);
+		check_disk(&r->files[i]);
+	}
+	/* Had nothing been merged, nothing would be shown. */
+	if (!control) {
+		EXPECT_LE(r->rounds, all_breaks(_metadata) - before);
+	}
+}
+
+MANUAL_TEST_MAIN
