@@ -53,11 +53,15 @@ fi
 
 # Names for everything that follows: by content
 base=$(sha256sum <"$tarball" | cut -c1-12)
-key=$({
-	echo "$base"
-	gcc --version
-	cat "$here/build.sh" "${patches[@]}" "${fragments[@]}"
-} | sha256sum | cut -c1-16)
+content()
+{
+	{
+		echo "$base"
+		gcc --version
+		cat "$here/build.sh" "${patches[@]}" "${fragments[@]}"
+	} | sha256sum | cut -c1-16
+}
+key=$(content)
 src=$cache/linux-$base			# work tree, series applied
 tools=$cache/tools-$base		# libbpf and bpftool
 obj=$cache/obj-$base-$config		# objects of the latest build
@@ -96,6 +100,8 @@ series()
 	done
 	tree=$(git write-tree)
 	unset GIT_INDEX_FILE
+	[ "$key" = "$(content)" ] ||
+		die "patches or configs were changed just now: start again"
 	git read-tree --reset -u "$tree"
 }
 

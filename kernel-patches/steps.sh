@@ -95,7 +95,10 @@ step()
 	fi
 	set -e
 	if [ $status != 0 ]; then
-		[ "${V:-}" = 1 ] || tail -n 25 "$log" >&2
+		if [ "${V:-}" != 1 ]; then
+			grep -m 20 -E "^${0##*/}: |(error|Error|ERROR|E): " "$log" >&2 ||
+				tail -n 20 "$log" >&2
+		fi
 		die "failed: $text (all of it: $log)"
 	fi
 }
