@@ -203,7 +203,7 @@ TEST_F(policy, load_and_unload)
 	for (size_t i = 0; i < NPAGES; i++)
 		EXPECT_SHARED(&self->a, i, &self->b, i);
 	write_and_check(_metadata, self);
-	check_totals(2 * NPAGES - 2);
+	check_totals(2 * NPAGES - 1);
 	EXPECT_APART(&self->a, HIT, &self->b, HIT);
 }
 
