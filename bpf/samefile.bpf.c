@@ -22,7 +22,7 @@
 char _license[] SEC("license") = "GPL";
 const char about[] = "merge files of equal name and size, without hashing";
 
-/* Tunable: longest step over pages that differ or are not cached. */
+/* Tunable: longest step over pages that differ, are busy or not cached. */
 const volatile unsigned int max_skip = 32;
 
 /* Longer names are compared up to here. */
@@ -128,6 +128,16 @@ static __noinline void close_gap(void)
 	}
 }
 
+static __always_inline void skip_ahead(void)
+{
+	at.index += pair.skip;
+	pair.skip *= 2;
+	if (pair.skip > max_skip)
+		pair.skip = max_skip;
+	if (!pair.skip)
+		pair.skip = 1;
+}
+
 /* Return: whether it is worth going on with this partner. */
 static __noinline bool merge_next(void)
 {
@@ -150,23 +160,19 @@ static __noinline bool merge_next(void)
 	budget--;
 	pair.gap = at.index + 1;
 	switch (n) {
+	case -EBUSY:
+	case -ENOMEM:
+		/* So may be the pages around; there will be another look. */
+		at.left++;
+		skip_ahead();
+		return true;
 	case -EILSEQ:
 	case -ENODATA:
-		at.index += pair.skip;
-		pair.skip *= 2;
-		if (pair.skip > max_skip)
-			pair.skip = max_skip;
-		if (!pair.skip)
-			pair.skip = 1;
+		skip_ahead();
 		return true;
 	case -EMLINK:
 		/* Its root is full: the next files start another with us. */
 		pair.replace = true;
-		at.index++;
-		return true;
-	case -EBUSY:
-	case -ENOMEM:
-		at.left++;
 		at.index++;
 		return true;
 	case -ECANCELED:
@@ -185,7 +191,7 @@ static __always_inline bool look_further(struct ksm_ext_progress *p)
 		if (!pair_up())
 			return !canceled;
 	}
-	bpf_repeat(1 << 24) {
+	bpf_repeat(1 << 20) {
 		if (at.index >= at.end || (__s64)at.merged >= at.nr_cached)
 			break;
 		if (budget <= 0)

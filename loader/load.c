@@ -58,10 +58,13 @@ static int fail_load(const struct policy *policy, int err)
 {
 	const char *why = verifier_said();
 
-	if (why)
+	if (why) {
+		const char *reason = strrchr(why, '\n');
+
 		return fail(KSMX_BAD_OBJECT,
-			    "the verifier refused %s (-v shows all it said):\n%s",
-			    policy->path, why);
+			    "the verifier refused %s: %s; -v shows the whole log, which ends:\n%s",
+			    policy->path, reason ? reason + 1 : why, why);
+	}
 	if (err == -EPERM || err == -EACCES)
 		return fail(KSMX_NO_PRIVILEGE,
 			    "not permitted to load BPF programs: run as root");
@@ -126,8 +129,11 @@ static int fail_kernel(const struct policy *policy, int err)
 	if (err == -EPERM || err == -EACCES)
 		return fail(KSMX_NO_PRIVILEGE,
 			    "not permitted to put a policy in charge: run as root");
-	return fail(KSMX_FAILED,
-		    "the kernel refused policy '%s': %s; dmesg may say more",
+	if (err == -EINVAL)
+		return fail(KSMX_FAILED,
+			    "the kernel refused policy '%s': check its name (letters, digits, _ and -), timeout_ms (at most 30000) and what init() returns",
+			    policy_name(policy));
+	return fail(KSMX_FAILED, "policy '%s' could not start: %s",
 		    policy_name(policy), strerror(-err));
 }
 
@@ -163,13 +169,14 @@ int cmd_load(const char *name)
 	if (ret)
 		return ret;
 	if (!access(PIN_LINK, F_OK)) {
-		char now[64] = "";
+		char now[64] = "", state[32] = "";
 
 		sysfs_read("policy", now, sizeof(now));
+		sysfs_read("state", state, sizeof(state));
 		if (*now)
 			return fail(KSMX_WRONG_STATE,
-				    "'%s' is loaded already: ksmx swap %s",
-				    now, name);
+				    "'%s' is loaded already (%s): ksmx swap %s",
+				    now, state, name);
 		return fail(KSMX_WRONG_STATE,
 			    "a policy that ended is still pinned: ksmx unload, then load %s",
 			    name);
@@ -286,6 +293,7 @@ int cmd_unload(const char *unused)
 	close(link);
 	unlink(PIN_LINK);
 	remove_maps(PIN_MAPS);
+	remove_maps(PIN_MAPS_NEW);
 
 	if (options.json) {
 		cJSON *object = cJSON_CreateObject();

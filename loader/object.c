@@ -77,7 +77,8 @@ static struct bpf_map *find_ops(struct bpf_object *obj)
 		if (!type || strcmp(btf__name_by_offset(btf, type->name_off),
 				    "ksm_ext_ops"))
 			continue;
-		if (ops)
+		/* The only flag of such a map is that it is for a link. */
+		if (ops || !bpf_map__map_flags(map))
 			return NULL;
 		ops = map;
 	}

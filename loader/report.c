@@ -45,7 +45,10 @@ const char *libbpf_said(void)
 	return strncmp(log_text, "libbpf: ", 8) ? log_text : log_text + 8;
 }
 
-/* Return: the last lines of the verifier's log, or NULL if there is none. */
+/*
+ * The end of the verifier's log, without the statistics that follow it; the
+ * last line is the reason.  Return: NULL if there is no such log.
+ */
 const char *verifier_said(void)
 {
 	char *begin, *end, *line;
@@ -57,13 +60,14 @@ const char *verifier_said(void)
 	if (!begin)
 		return NULL;
 	begin = strchr(begin, '\n') + 1;
-	end = strstr(begin, "-- END PROG LOAD LOG --");
+	end = strstr(begin, "\nprocessed ") ?:
+	      strstr(begin, "-- END PROG LOAD LOG --");
 	if (end)
 		*end = '\0';
 
 	line = begin + strlen(begin);
 	while (line > begin) {
-		if (line[-1] == '\n' && *line && ++lines == VERIFIER_LINES)
+		if (line[-1] == '\n' && ++lines == VERIFIER_LINES)
 			break;
 		line--;
 	}

@@ -157,11 +157,13 @@ static void print_numbers(const cJSON *status)
 	printf("%-10s%.0f roots with %.0f aliases\n", "shared",
 	       get(status, "pages_shared"), get(status, "aliases"));
 	printf("%-10s%.0f known\n", "files", get(status, "files_known"));
-	if (progress)
-		printf("%-10s%.0f, the last %.0f merged nothing new%s\n",
+	if (get(progress, "quiet"))
+		printf("%-10s%.0f, settled: the last %.0f merged nothing new\n",
 		       "rounds", get(progress, "rounds"),
-		       get(progress, "quiet"),
-		       get(progress, "quiet") ? " (settled)" : "");
+		       get(progress, "quiet"));
+	else if (progress)
+		printf("%-10s%.0f, not settled yet\n", "rounds",
+		       get(progress, "rounds"));
 	printf("%-10s%.0f of %.0f tried\n", "merged", get(merge, "applied"),
 	       get(merge, "tried"));
 	print_counters("refused", merge, "refused_");
