@@ -40,8 +40,8 @@ need_packages bc bison btrfs-progs ccache clang-19 debootstrap dwarves \
 	qemu-system-x86 xfsprogs xz-utils zlib1g-dev
 [ -r "$tarball" ] || die "no kernel source at $tarball"
 
-shopt -s nullglob
-patches=("$patch_dir"/*.patch)
+shopt -s nullglob extglob
+patches=("$patch_dir"/!(0000-*).patch)	# not the cover letter
 fragments=("$here/config/base.config")
 if [ "$config" != off ] && grep -qs 'config KSM_EXT$' "${patches[@]}" /dev/null
 then
