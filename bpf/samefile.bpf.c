@@ -4,17 +4,18 @@
  *
  * Pairs files that have the same size and the same name (the last component of
  * the path), and merges them page by page at equal offsets, in runs as long as
- * they last.  Nothing is hashed: a page is read only to be compared with the one
- * page that it is likely to equal.
+ * they last.  Nothing is hashed: a page is read only to be compared with the
+ * one page that it is likely to equal.
  *
  * For: several container images, chroots or virtual environments with the same
  * packages in them; snapshots and copies of trees.
  *
  * Bad: where equal pages are elsewhere: in files of another name or size (other
  * versions of a library, renamed files), at other offsets, within one file,
- * zero pages.  Those stay as they are.  Where two files differ often, the steps
- * in which it looks for the next equal page (up to max_skip pages) leave out
- * short equal stretches.
+ * zero pages.  Those stay as they are.  A file with several hard links goes by
+ * one of its names, maybe not the one that its copy goes by.  Where two files
+ * differ often, the steps in which it looks for the next equal page (up to
+ * max_skip pages) leave out short equal stretches.
  */
 #include "vmlinux.h"
 #include "ksm_ext_walk.bpf.h"

@@ -13,9 +13,9 @@
  * number: there is nothing to acquire, to release or to keep alive.
  *
  * All verbs may sleep, so they are for the sleepable members of a policy
- * (SEC("struct_ops.s/...")) and for SEC("syscall") programs.  All say -ECANCELED
- * when the scan that calls them has to end: its time is over, another policy
- * took over, or somebody wrote to "run".
+ * (SEC("struct_ops.s/...")) and for SEC("syscall") programs.  All say
+ * -ECANCELED when the scan that calls them has to end: its time is over,
+ * another policy took over, or somebody wrote to "run".
  */
 #ifndef __KSM_EXT_BPF_H
 #define __KSM_EXT_BPF_H
@@ -98,8 +98,9 @@ extern int ksm_ext_hash(u64 file, u64 index, u64 *hashes,
  * @src_index:	first of these
  * @nr:		how many pairs, 1..KSM_EXT_MAX_RUN
  *
- * Return: how many pairs from the front share a page now (it stops at the first
- * that can not; pairs that shared before count), or why not even the first does:
+ * Return: how many pairs from the front share a page now (it stops at the
+ * first that can not; pairs that shared before count), or why not even the
+ * first does:
  *
  * * -ENOENT:		a file left memory
  * * -ENODATA:		a page is not cached

@@ -13,8 +13,8 @@
 /**
  * struct ksm_ext_progress - progress of a policy that walks files in rounds
  * @rounds:	complete rounds over all known files
- * @quiet:	how many of the latest rounds, in a row, merged nothing new; at 1
- *		or more the policy has settled
+ * @quiet:	how many of the latest rounds, in a row, merged nothing new; at
+ *		1 or more the policy has settled
  * @files:	files in the latest complete round
  * @pending:	those of them with pages that were busy: they are looked into
  *		again in a later round

@@ -78,8 +78,8 @@ static __s64 budget;
 static bool canceled;
 
 /*
- * Look at pages from at.index on, until at.end or until the slice is over; count
- * what happens in "at".  Return: whether the file is done with.
+ * Look at pages from at.index on, until at.end or until the slice is over;
+ * count what happens in "at".  Return: whether the file is done with.
  */
 static bool look_further(struct ksm_ext_progress *p);
 

@@ -62,7 +62,7 @@ static int fail_load(const struct policy *policy, int err)
 		const char *reason = strrchr(why, '\n');
 
 		return fail(KSMX_BAD_OBJECT,
-			    "the verifier refused %s: %s; -v shows the whole log, which ends:\n%s",
+			    "the verifier refused %s: %s; -v shows all of this log:\n%s",
 			    policy->path, reason ? reason + 1 : why, why);
 	}
 	if (err == -EPERM || err == -EACCES)
@@ -131,7 +131,7 @@ static int fail_kernel(const struct policy *policy, int err)
 			    "not permitted to put a policy in charge: run as root");
 	if (err == -EINVAL)
 		return fail(KSMX_FAILED,
-			    "the kernel refused policy '%s': check its name (letters, digits, _ and -), timeout_ms (at most 30000) and what init() returns",
+			    "the kernel refused '%s': check name (A-Z a-z 0-9 _ -), timeout_ms, init()",
 			    policy_name(policy));
 	return fail(KSMX_FAILED, "policy '%s' could not start: %s",
 		    policy_name(policy), strerror(-err));

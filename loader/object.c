@@ -58,7 +58,7 @@ static int policy_path(const char *name, char *path)
 			return KSMX_OK;
 	}
 	return fail(KSMX_BAD_OBJECT,
-		    "no policy '%s': see 'ksmx list', or give the path of its file",
+		    "no policy '%s': see ksmx list, or give a path",
 		    name);
 }
 
@@ -116,11 +116,11 @@ int policy_open(const char *name, struct policy *policy)
 		return KSMX_OK;
 	case -ENOEXEC:
 		return fail(KSMX_BAD_OBJECT,
-			    "%s is not a BPF object: build it with clang -g -O2 -target bpf",
+			    "%s is no BPF object: use clang -g -O2 -target bpf",
 			    policy->path);
 	default:
 		return fail(KSMX_BAD_OBJECT,
-			    "%s is not a policy: it needs one struct ksm_ext_ops in SEC(\".struct_ops.link\")",
+			    "%s is no policy: one struct ksm_ext_ops in SEC(\".struct_ops.link\")",
 			    policy->path);
 	}
 }
@@ -228,7 +228,7 @@ int policy_set(const struct policy *policy, const char *setting)
 	data = find_rodata(policy->obj, name, &type);
 	if (!data || !btf_is_int(type) || type->size > sizeof(value))
 		return fail(KSMX_USAGE,
-			    "--set: no tunable '%s' in %s: see docs/policies.md",
+			    "--set: no tunable '%s' in %s: docs/policies.md lists them",
 			    name, policy->path);
 	if (!fits(value, type->size))
 		return fail(KSMX_USAGE, "--set %s: %" PRIu64 " is too big",

@@ -10,7 +10,7 @@
 
 #include "ksmx.h"
 
-/* Lines of a verifier log that are worth showing: its end says what is wrong. */
+/* Lines of a verifier log to show: its end says what is wrong. */
 #define VERIFIER_LINES	8
 
 static char *log_text;

@@ -32,7 +32,7 @@ static const struct {
 #undef MEMBER
 };
 
-/* Most files of /sys are for root only; what others can not read is left out. */
+/* Most files are for root only; what one can not read is left out. */
 static void add_number(cJSON *object, const char *name, const char *file)
 {
 	char buf[64];

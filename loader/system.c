@@ -38,7 +38,7 @@ int check_support(void)
 {
 	if (access(SYSFS, F_OK))
 		return fail(KSMX_NO_SUPPORT,
-			    "this kernel has no ksm_ext: boot one that has the series applied and CONFIG_KSM_EXT=y");
+			    "no ksm_ext in this kernel: boot a patched one with CONFIG_KSM_EXT=y");
 	return KSMX_OK;
 }
 
@@ -68,17 +68,17 @@ int check_loadable(void)
 	if (!capable(CAP_SYS_ADMIN) &&
 	    !(capable(CAP_BPF) && capable(CAP_PERFMON)))
 		return fail(KSMX_NO_PRIVILEGE,
-			    "not permitted: run as root (needs CAP_BPF, CAP_PERFMON and write access to " BPFFS ")");
+			    "not permitted: be root, or have CAP_BPF, CAP_PERFMON and own " BPFFS);
 
 	btf = btf__load_vmlinux_btf();
 	if (!btf)
 		return fail(KSMX_NO_SUPPORT,
-			    "this kernel does not describe its types: build it with CONFIG_DEBUG_INFO_BTF=y");
+			    "no BTF in this kernel: build it with CONFIG_DEBUG_INFO_BTF=y");
 	ret = btf__find_by_name_kind(btf, "ksm_ext_ops", BTF_KIND_STRUCT);
 	btf__free(btf);
 	if (ret < 0)
 		return fail(KSMX_NO_SUPPORT,
-			    "this kernel's ksm_ext takes no policies: build it with CONFIG_BPF_SYSCALL=y and CONFIG_BPF_JIT=y");
+			    "this kernel takes no policies: build it with CONFIG_BPF_JIT=y");
 
 	if (statfs(BPFFS, &fs) || fs.f_type != BPF_FS_MAGIC)
 		return fail(KSMX_NO_SUPPORT,
