@@ -66,6 +66,11 @@ check: all $(sort $(foreach r,$(check_runs),kernel-$(firstword $(subst :, ,$r)))
 check:	## all tests, in virtual machines (TESTS= FS= CONFIG=)
 	@selftests/vm/check $(check_runs)
 
+.PHONY: mutate
+mutate: all kernel-default
+mutate:	## prove that tests can fail, hook by hook (M="name...")
+	@selftests/mutate/run $(M)
+
 .PHONY: vm
 vm: all kernel-$(CONFIG)	## boot the kernel: a shell, or RUN='command'
 	@selftests/vm/vm
