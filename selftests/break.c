@@ -1318,7 +1318,7 @@ static int futex(unsigned int *word, int op, unsigned int value,
  * A futex in a mapped file is named by file and offset.  Who waits in A is
  * woken by who wakes in A, and not by who wakes in B, on the same memory.
  */
-TEST_F(brk, futex)
+TEST_F(brk, futex_of_other_file)
 {
 	const struct timespec long_enough = { .tv_sec = 20 };
 	struct trio *t = &self->t;
@@ -1413,39 +1413,6 @@ TEST_F(brk, no_memory_fault)
 }
 
 /* ---- the end of sharing ---- */
-
-/*
- * The last alias of a page may take the page as its own, instead of a copy.
- * Not while it sits in a pipe, though: it got there as A's, and writes to B
- * must not show in it.
- */
-TEST_F(brk, last_alias_page_in_pipe)
-{
-	struct trio *t = &self->t;
-	struct file *files[] = { &t->a, &t->c, &t->b };
-	unsigned char buf[PAGE], old[PAGE];
-	off_t off = HIT * PAGE;
-	int pipes[2];
-
-	memcpy(old, t->a.want + HIT * PAGE, PAGE);
-	ASSERT_EQ(0, pipe(pipes));
-	ASSERT_EQ(PAGE, splice(t->a.fd, &off, pipes[1], NULL, PAGE, 0));
-	for (int i = 0; i < 3; i++) {
-		struct file *f = files[i];
-
-		ASSERT_EQ(PAGE, pwrite(f->fd, t->junk + i * PAGE, PAGE,
-				       HIT * PAGE));
-		model_write(_metadata, f, HIT * PAGE, t->junk + i * PAGE,
-			    PAGE);
-	}
-	ASSERT_EQ(PAGE, read(pipes[0], buf, PAGE));
-	/* What it was then, or what A is now. */
-	EXPECT_TRUE(!memcmp(buf, old, PAGE) || !memcmp(buf, t->junk, PAGE));
-	check_trio(t);
-	check_totals(3 * (NPAGES - 1));
-	close(pipes[0]);
-	close(pipes[1]);
-}
 
 /* All aliases of one page break, one after the other. */
 TEST_F(brk, last_alias)

@@ -257,21 +257,18 @@ TEST_F(merge, beyond_the_end)
 	check_totals(2 * NPAGES);
 }
 
-/* Two shared pages with the same bytes become one, mapped as they are. */
+/* Two shared pages with the same bytes become one. */
 TEST_F(merge, two_roots)
 {
 	struct file *a = &self->a, *b = &self->b, c, d;
-	unsigned char *map;
 
 	file_create(_metadata, &c, self->dir, "c", SIZE, 1);
 	file_create(_metadata, &d, self->dir, "d", SIZE, 1);
-	map = file_map(_metadata, &c, PROT_READ | PROT_WRITE, MAP_SHARED);
 	merge_all(a, b);
 	merge_all(&c, &d);
 	check_totals(4 * NPAGES);
 	EXPECT_COUNTER("pages_shared", 2 * NPAGES);
 	EXPECT_APART(b, HIT, &c, HIT);
-	touch(map, SIZE);
 	merge_all(a, &c);
 	merge_all(a, &d);
 	check_totals(4 * NPAGES);
@@ -281,14 +278,10 @@ TEST_F(merge, two_roots)
 		EXPECT_SHARED(a, i, &c, i);
 		EXPECT_SHARED(a, i, &d, i);
 	}
-	memcpy(map + HIT * PAGE, "hello", 5);
-	model_write(_metadata, &c, HIT * PAGE, "hello", 5);
-	check_map(&c, map);
 	check_file(a);
 	check_file(b);
 	check_file(&c);
 	check_file(&d);
-	file_unmap(&c, map);
 	file_close(&c);
 	file_close(&d);
 }
@@ -476,29 +469,6 @@ TEST_F(merge, different_domain_of_root)
 	EXPECT_APART(a, HIT, &c, HIT);
 	check_totals(2 * NPAGES);
 	file_close(&c);
-}
-
-/* Even when all files say that they moved to another one. */
-TEST_F(merge, root_keeps_domain)
-{
-	struct file *a = &self->a, *b = &self->b, c, d;
-
-	SKIP_IF_CONTROL();
-	file_create(_metadata, &c, self->dir, "c", SIZE, 1);
-	file_create(_metadata, &d, self->dir, "d", SIZE, 1);
-	merge_all(a, b);
-	set_domain(_metadata, a, 9);
-	set_domain(_metadata, b, 9);
-	set_domain(_metadata, &c, 9);
-	set_domain(_metadata, &d, 9);
-	EXPECT_EQ(-EXDEV, merge_pages(_metadata, a, HIT, &c, HIT, 1));
-	EXPECT_EQ(-EXDEV, merge_pages(_metadata, &c, HIT, b, HIT, 1));
-	merge_all(&c, &d);
-	EXPECT_EQ(-EXDEV, merge_pages(_metadata, a, HIT, &c, HIT, 1));
-	check_totals(4 * NPAGES);
-	EXPECT_APART(a, HIT, &c, HIT);
-	file_close(&c);
-	file_close(&d);
 }
 
 TEST_F(merge, domain_zero)
@@ -884,86 +854,6 @@ TEST_F(merge, fault_around)
 	munmap(area, 3 * nr * PAGE);
 	file_close(&c);
 	file_close(&d);
-}
-
-/* As in <linux/fs.h> of 6.11 and later. */
-struct procmap_query {
-	__u64 size;
-	__u64 query_flags;
-	__u64 query_addr;
-	__u64 vma_start;
-	__u64 vma_end;
-	__u64 vma_flags;
-	__u64 vma_page_size;
-	__u64 vma_offset;
-	__u64 inode;
-	__u32 dev_major;
-	__u32 dev_minor;
-	__u32 vma_name_size;
-	__u32 build_id_size;
-	__u64 vma_name_addr;
-	__u64 build_id_addr;
-};
-
-#ifndef PROCMAP_QUERY
-#define PROCMAP_QUERY _IOWR('f', 17, struct procmap_query)
-#endif
-
-/* Length of the build id of what is mapped at @map, or a negative errno. */
-static int build_id(const void *map, unsigned char *id, size_t size)
-{
-	struct procmap_query query = {
-		.size = sizeof(query),
-		.query_addr = (uintptr_t)map,
-		.build_id_size = size,
-		.build_id_addr = (uintptr_t)id,
-	};
-	int fd = open("/proc/self/maps", O_RDONLY), ret;
-
-	if (fd < 0)
-		return -errno;
-	ret = ioctl(fd, PROCMAP_QUERY, &query) ? -errno : query.build_id_size;
-	close(fd);
-	return ret;
-}
-
-/* The kernel itself reads programs in the page cache: this one, twice. */
-TEST_F(merge, build_id)
-{
-	unsigned char seen[2][32] = {};
-	struct file d[2];
-	struct stat st;
-	void *image, *map;
-	int exe, len;
-
-	exe = open("/proc/self/exe", O_RDONLY);
-	ASSERT_LE(0, exe);
-	ASSERT_EQ(0, fstat(exe, &st));
-	image = mmap(NULL, st.st_size, PROT_READ, MAP_PRIVATE, exe, 0);
-	ASSERT_NE(MAP_FAILED, image);
-	len = build_id(image, seen[0], sizeof(seen[0]));
-	ASSERT_LT(0, len) TH_LOG("%s", strerror(-len));
-	for (int i = 0; i < 2; i++) {
-		file_create(_metadata, &d[i], self->dir, i ? "e" : "d", 0, 1);
-		model_write(_metadata, &d[i], 0, image, st.st_size);
-		ASSERT_EQ(st.st_size,
-			  write(d[i].fd, d[i].want, st.st_size));
-		ASSERT_EQ(0, fsync(d[i].fd));
-		read_to_cache(_metadata, &d[i]);
-	}
-	ASSERT_EQ(1, merge_pages(_metadata, &d[0], 0, &d[1], 0, 1));
-	for (int i = 0; i < 2; i++) {
-		map = file_map(_metadata, &d[i], PROT_READ, MAP_SHARED);
-		memset(seen[1], 0, sizeof(seen[1]));
-		EXPECT_EQ(len, build_id(map, seen[1], sizeof(seen[1])));
-		EXPECT_EQ(0, memcmp(seen[0], seen[1], sizeof(seen[0])));
-		file_unmap(&d[i], map);
-	}
-	EXPECT_COUNTER("pages_sharing", 1);
-	munmap(image, st.st_size);
-	close(exe);
-	file_close(&d[0]);
-	file_close(&d[1]);
 }
 
 MANUAL_TEST_MAIN
