@@ -5,10 +5,7 @@
  * have its new bytes everywhere (read(2), old and new mappings, disk), and B
  * and C must have their old ones, on pages they still share.
  */
-#include <dirent.h>
 #include <sched.h>
-#include <spawn.h>
-#include <stdalign.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
@@ -511,6 +508,28 @@ TEST_F(brk, direct_read_into_mapping)
 	file_close(&d);
 }
 
+/* A device reads from the page, and leaves it as it is. */
+TEST_F(brk, direct_write_from_mapping)
+{
+	struct trio *t = &self->t;
+	struct file d;
+	unsigned char *map;
+	int fd;
+
+	file_create(_metadata, &d, t->dir, "d", 2 * PAGE, 5);
+	fd = open(d.path, O_WRONLY | O_DIRECT);
+	ASSERT_LE(0, fd);
+	map = file_map(_metadata, &t->a, PROT_READ, MAP_SHARED);
+	ASSERT_EQ(2 * PAGE, pwrite(fd, map + HIT * PAGE, 2 * PAGE, 0));
+	model_write(_metadata, &d, 0, map + HIT * PAGE, 2 * PAGE);
+	check_file(&d);
+	check_disk(&d);
+	check_broken(t, 0, 0);
+	file_unmap(&t->a, map);
+	close(fd);
+	file_close(&d);
+}
+
 /*
  * A long-term pin for reading is a pin of the file's page, wherever it goes:
  * whoever holds it must see later writes.
@@ -818,6 +837,38 @@ TEST_F(brk, clone_range)
 	check_broken(t, HIT, HIT + 2);
 out:
 	file_unmap(&t->a, map);
+	file_close(&d);
+}
+
+/* Twins that share blocks on disk as well: a write has to part both. */
+TEST_F(brk, clone_of_shared)
+{
+	struct trio *t = &self->t;
+	unsigned char *map;
+	struct file d;
+
+	file_create(_metadata, &d, t->dir, "d", 0, 1);
+	if (ioctl(d.fd, FICLONE, t->a.fd)) {
+		EXPECT_EQ(EOPNOTSUPP, errno);
+		SKIP(goto out, "this file system cannot clone files");
+	}
+	model_write(_metadata, &d, 0, t->a.want, SIZE);
+	read_to_cache(_metadata, &d);
+	merge_all(&t->b, &d);
+	check_totals(4 * NPAGES);
+	map = file_map(_metadata, &d, PROT_READ | PROT_WRITE, MAP_SHARED);
+	touch(map, SIZE);
+	memcpy(map + HIT * PAGE, t->junk, 100);
+	model_write(_metadata, &d, HIT * PAGE, t->junk, 100);
+	ASSERT_EQ(100, pwrite(t->a.fd, t->junk, 100, 4 * PAGE));
+	model_write(_metadata, &t->a, 4 * PAGE, t->junk, 100);
+	check_map(&d, map);
+	check_file(&d);
+	check_disk(&d);
+	check_trio(t);
+	check_totals(4 * NPAGES - 2);
+	file_unmap(&d, map);
+out:
 	file_close(&d);
 }
 

@@ -186,7 +186,8 @@ static inline void __check_map(struct __test_metadata *_metadata,
 		      line);
 }
 
-#define check_map(f, map) __check_map(_metadata, f, "old mapping", map, __LINE__)
+#define check_map(f, map) \
+	__check_map(_metadata, f, "old mapping", map, __LINE__)
 
 static inline void __check_read(struct __test_metadata *_metadata,
 				const struct file *f, int fd, const char *how,

@@ -476,7 +476,7 @@ TEST_F(policy, scan_stalls)
 /* Stop, go on, stop and unmerge. */
 TEST_F(policy, run)
 {
-	const char *nonsense[] = { "3", "-1", "x" };
+	static const char *const nonsense[] = { "3", "-1", "x" };
 	long slices;
 
 	attach(_metadata, self, self->skel->maps.churn_a);
