@@ -38,6 +38,8 @@ ksmx := $(if $(loader),$B/ksmx)
 skels := $(patsubst selftests/bpf/%.bpf.c,$B/selftests/%.skel.h, \
 	$(wildcard selftests/bpf/*.bpf.c))
 tests := $(patsubst selftests/%.c,$B/selftests/%,$(wildcard selftests/*.c))
+benches := $(patsubst selftests/bench/%.c,$B/bench/%, \
+	$(wildcard selftests/bench/*.c))
 helpers := $(patsubst selftests/%.c,$B/%,$(wildcard selftests/run/*.c))
 
 .PHONY: help
@@ -65,6 +67,11 @@ endif
 check: all $(sort $(foreach r,$(check_runs),kernel-$(firstword $(subst :, ,$r))))
 check:	## all tests, in virtual machines (TESTS= FS= CONFIG=)
 	@selftests/vm/check $(check_runs)
+
+.PHONY: bench
+bench: all kernel-default kernel-off $(benches)
+bench:	## measure, and print tables (OUT=docs/benchmarks.md)
+	@selftests/bench/bench
 
 .PHONY: mutate
 mutate: all kernel-default
@@ -132,6 +139,11 @@ $B/selftests/%: selftests/%.c $(skels) $B/vmlinux.h
 	@echo "  TEST     $@"
 	@mkdir -p $(@D)
 	$Q$(CC) $(TEST_CFLAGS) $< $(LDLIBS) -o $@
+
+$B/bench/%: selftests/bench/%.c $(skels) $B/vmlinux.h
+	@echo "  CC       $@"
+	@mkdir -p $(@D)
+	$Q$(CC) $(TEST_CFLAGS) $< $(LDLIBS) -lxxhash -o $@
 
 $B/run/%: selftests/run/%.c $B/vmlinux.h
 	@echo "  CC       $@"
