@@ -73,6 +73,10 @@ bench: all kernel-default kernel-off $(benches)
 bench:	## measure, and print tables (OUT=docs/benchmarks.md)
 	@selftests/bench/bench
 
+.PHONY: series-check
+series-check:	## is each patch clean, does it build and boot? (STYLE=1)
+	@kernel-patches/series-check.sh
+
 .PHONY: mutate
 mutate: all kernel-default
 mutate:	## prove that tests can fail, hook by hook (M="name...")
