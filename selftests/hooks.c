@@ -495,6 +495,32 @@ TEST_F(hooks, page_flags)
 	close(fd);
 }
 
+/* ---- files that go away ---- */
+
+/* An inode in memory that is not known is no matter; the opposite is. */
+TEST_F(hooks, forgotten)
+{
+	long before, now = 0;
+	struct file c;
+
+	SKIP_IF_CONTROL();
+	file_id(_metadata, &self->a);
+	before = counter(_metadata, "files_known");
+	file_create(_metadata, &c, self->dir, "c", SIZE, 3);
+	file_id(_metadata, &c);
+	EXPECT_EQ(before + 1, counter(_metadata, "files_known"));
+	ASSERT_EQ(0, unlink(c.path));
+	file_close(&c);
+	for (int i = 0; i < MAX_TRIES; i++) {
+		now = counter(_metadata, "files_known");
+		if (now == before)
+			break;
+		sync();
+		usleep(20000);
+	}
+	EXPECT_EQ(before, now);
+}
+
 /* ---- who may merge ---- */
 
 /* Each shared page has its domain, whatever its files are said to be in now. */
