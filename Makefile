@@ -98,7 +98,7 @@ vm-check: kernel-default	## tests of the machine that runs the tests
 all: kernel policies ksmx selftests	## build everything
 
 .PHONY: kernel
-kernel: kernel-$(CONFIG)	## build kernel and tools (CONFIG=default|debug|off)
+kernel: kernel-$(CONFIG)	## build kernel and tools (CONFIG=)
 
 .PHONY: policies ksmx selftests
 policies: $(policies)	## build bpf/ only

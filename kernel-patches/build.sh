@@ -3,10 +3,10 @@
 #
 # Builds the patched kernel, libbpf and bpftool from Debian's kernel source.
 #
-# usage: build.sh [default|debug|off]
+# usage: build.sh [CONFIG]
 #
-# default is the kernel with ksm_ext, debug the same with slow checks, off the
-# same as default without ksm_ext.  Products are cached by content outside of
+# CONFIG is default (the kernel with ksm_ext), off (the same without ksm_ext), or
+# what config/ adds to default: debug, kasan, kcsan.  Products are cached by content outside of
 # the clone, and linked from build/.
 #
 # Environment:
@@ -28,16 +28,8 @@ tarball=${LINUX_TARBALL:-/usr/src/linux-source-6.12.tar.xz}
 patch_dir=${PATCHES:-$here}
 jobs=-j$(nproc)
 
-case $config in
-default|debug|off) ;;
-*) die "no config named '$config': use default, debug or off" ;;
-esac
-
-# For everything that the Makefile does, not only for this script
-need_packages bc bison btrfs-progs ccache clang-19 debootstrap dwarves \
-	e2fsprogs flex gcc git iproute2 jq libc6-dev libcjson-dev libelf-dev \
-	libssl-dev libxxhash-dev linux-source-6.12 llvm-19 make \
-	qemu-system-x86 xfsprogs xz-utils zlib1g-dev
+# shellcheck disable=SC2046 # many words
+need_packages $(grep -v '^#' "$here/packages")
 [ -r "$tarball" ] || die "no kernel source at $tarball"
 
 shopt -s nullglob extglob
@@ -47,9 +39,11 @@ if [ "$config" != off ] && grep -qs 'config KSM_EXT$' "${patches[@]}" /dev/null
 then
 	fragments+=("$here/config/ksm_ext.config")
 fi
-if [ "$config" = debug ]; then
-	fragments+=("$here/config/debug.config")
-fi
+case $config in
+default|off) ;;
+debug|kasan|kcsan) fragments+=("$here/config/$config.config") ;;
+*) die "no config named '$config': use default, off, debug, kasan or kcsan" ;;
+esac
 
 # Names for everything that follows: by content
 base=$(sha256sum <"$tarball" | cut -c1-12)
