@@ -17,7 +17,7 @@
 #include <linux/fs.h>
 #include <linux/futex.h>
 
-#include "ksm_ext_test.h"
+#include "trio.h"
 #include "../../../mm/gup_test.h"	/* of the kernel tree */
 
 #ifndef MADV_COLLAPSE
@@ -27,86 +27,6 @@
 #define MADV_SOFT_OFFLINE 101
 #endif
 #define MPOL_MF_MOVE_ALL 4
-
-/* The files end within their last page. */
-#define NPAGES	8
-#define TAIL	1000
-#define SIZE	((NPAGES - 1) * PAGE + TAIL)
-
-/* Where most tests hit A; not the first page, so that wrong indexes show. */
-#define HIT	2
-
-struct trio {
-	char dir[MAX_PATH];
-	struct file a, b, c;
-	unsigned char *junk;	/* NPAGES pages of bytes that no file has */
-};
-
-static void trio_begin(struct __test_metadata *_metadata, struct trio *t)
-{
-	test_begin(_metadata, t->dir);
-	t->junk = page_buffer(_metadata, NPAGES * PAGE);
-	fill(t->junk, NPAGES * PAGE, 99);
-	file_create(_metadata, &t->a, t->dir, "a", SIZE, 1);
-	file_create(_metadata, &t->b, t->dir, "b", SIZE, 1);
-	file_create(_metadata, &t->c, t->dir, "c", SIZE, 1);
-	merge_all(&t->b, &t->a);
-	merge_all(&t->b, &t->c);
-	check_totals(3 * NPAGES);
-	EXPECT_COUNTER("pages_shared", NPAGES);
-}
-
-static void trio_end(struct __test_metadata *_metadata, struct trio *t)
-{
-	file_close(&t->a);
-	file_close(&t->b);
-	file_close(&t->c);
-	free(t->junk);
-	test_end(_metadata, t->dir);
-}
-
-/* All three have the right bytes, in the page cache and on disk. */
-static void __check_trio(struct __test_metadata *_metadata, struct trio *t,
-			 int line)
-{
-	__check_file(_metadata, &t->a, line);
-	__check_file(_metadata, &t->b, line);
-	__check_file(_metadata, &t->c, line);
-	__check_disk(_metadata, &t->a, line);
-	__check_disk(_metadata, &t->b, line);
-	__check_disk(_metadata, &t->c, line);
-}
-
-#define check_trio(t) __check_trio(_metadata, t, __LINE__)
-
-/*
- * Of A's pages exactly those from @first to before @end are broken; bytes are
- * right everywhere, and what else was shared still is.
- */
-static void __check_broken(struct __test_metadata *_metadata, struct trio *t,
-			   size_t first, size_t end, int line)
-{
-	__check_file(_metadata, &t->a, line);
-	__check_file(_metadata, &t->b, line);
-	__check_file(_metadata, &t->c, line);
-	for (size_t i = 0; i < NPAGES; i++) {
-		EXPECT_SHARED(&t->b, i, &t->c, i);
-		if (i >= nr_pages(&t->a))
-			continue;
-		if (i >= first && i < end) {
-			EXPECT_APART(&t->a, i, &t->b, i);
-		} else {
-			EXPECT_SHARED(&t->a, i, &t->b, i);
-		}
-	}
-	__check_totals(_metadata, 3 * NPAGES - (end - first), line);
-	__check_trio(_metadata, t, line);
-	if (_metadata->exit_code == KSFT_FAIL)
-		TH_LOG("checked from line %d", line);
-}
-
-#define check_broken(t, first, end) \
-	__check_broken(_metadata, t, first, end, __LINE__)
 
 FIXTURE(brk) {
 	struct trio t;
@@ -143,25 +63,6 @@ static void reap(struct __test_metadata *_metadata, pid_t pid)
 	EXPECT_TRUE(WIFEXITED(status) && !WEXITSTATUS(status)) {
 		TH_LOG("child ended with status 0x%x", status);
 	}
-}
-
-/* A shell command. */
-static __attribute__((format(printf, 1, 2))) int run(const char *fmt, ...)
-{
-	char *cmd;
-	va_list args;
-	int ret;
-
-	va_start(args, fmt);
-	ret = vasprintf(&cmd, fmt, args);
-	va_end(args);
-	if (ret < 0)
-		return ret;
-	ret = system(cmd);
-	if (ret)
-		ksft_print_msg("failed with status 0x%x: %s\n", ret, cmd);
-	free(cmd);
-	return ret;
 }
 
 /* ---- writes through shared mappings ---- */
@@ -1096,20 +997,10 @@ TEST_F(brk, rename_over)
 TEST_F_TIMEOUT(brk, umount, 120)
 {
 	struct trio *t = &self->t;
-	const char *mkfs = "mkfs.ext4 -q -F";
 	char mnt[MAX_PATH];
 	struct file d;
 
-	if (fs_magic(t->dir) == XFS_SUPER_MAGIC)
-		mkfs = "mkfs.xfs -q";
-	else if (fs_magic(t->dir) == BTRFS_SUPER_MAGIC)
-		mkfs = "mkfs.btrfs -q";
-	ASSERT_GT(MAX_PATH, snprintf(mnt, MAX_PATH, "%s/mnt", t->dir));
-	ASSERT_EQ(0, mkdir(mnt, 0755));
-	ASSERT_EQ(0, run("truncate -s 320M %s.img && %s %s.img", mnt, mkfs,
-			 mnt));
-	ASSERT_EQ(0, run("mount -o loop %s.img %s", mnt, mnt));
-
+	mount_new(_metadata, t->dir, mnt, mkfs_like(t->dir), "");
 	file_create(_metadata, &d, mnt, "d", SIZE, 1);
 	merge_all(&t->b, &d);
 	check_totals(4 * NPAGES);

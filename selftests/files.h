@@ -347,6 +347,53 @@ static inline int read_text(const char *path, char *buf, size_t len)
 	return 0;
 }
 
+/* A shell command. */
+static inline __attribute__((format(printf, 1, 2))) int run(const char *fmt, ...)
+{
+	char *cmd;
+	va_list args;
+	int ret;
+
+	va_start(args, fmt);
+	ret = vasprintf(&cmd, fmt, args);
+	va_end(args);
+	if (ret < 0)
+		return ret;
+	ret = system(cmd);
+	if (ret)
+		ksft_print_msg("failed with status 0x%x: %s\n", ret, cmd);
+	free(cmd);
+	return ret;
+}
+
+/*
+ * Make a file system in a file below @dir, and mount it beside.  @mnt gets the
+ * path, and the caller unmounts it.
+ */
+static inline void mount_new(struct __test_metadata *_metadata,
+			     const char *dir, char *mnt, const char *mkfs,
+			     const char *options)
+{
+	ASSERT_GT(MAX_PATH, snprintf(mnt, MAX_PATH, "%s/mnt", dir));
+	ASSERT_EQ(0, mkdir(mnt, 0755));
+	ASSERT_EQ(0, run("truncate -s 320M %s.img && %s %s.img && "
+			 "mount -o loop %s %s.img %s", mnt, mkfs, mnt, options,
+			 mnt, mnt));
+}
+
+/* What makes a file system like the one that @dir is on. */
+static inline const char *mkfs_like(const char *dir)
+{
+	switch (fs_magic(dir)) {
+	case XFS_SUPER_MAGIC:
+		return "mkfs.xfs -qf";
+	case BTRFS_SUPER_MAGIC:
+		return "mkfs.btrfs -qf";
+	default:
+		return "mkfs.ext4 -qF";
+	}
+}
+
 static inline int __remove_one(const char *path, const struct stat *st,
 			       int type, struct FTW *ftw)
 {
