@@ -42,29 +42,6 @@ FIXTURE_TEARDOWN(brk)
 	trio_end(_metadata, &self->t);
 }
 
-/* Hand the turn to the other process, and wait for one's own. */
-static void tell(struct __test_metadata *_metadata, int sock)
-{
-	ASSERT_EQ(1, write(sock, "", 1));
-}
-
-static void hear(struct __test_metadata *_metadata, int sock)
-{
-	char byte;
-
-	ASSERT_EQ(1, read(sock, &byte, 1));
-}
-
-static void reap(struct __test_metadata *_metadata, pid_t pid)
-{
-	int status;
-
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	EXPECT_TRUE(WIFEXITED(status) && !WEXITSTATUS(status)) {
-		TH_LOG("child ended with status 0x%x", status);
-	}
-}
-
 /* ---- writes through shared mappings ---- */
 
 TEST_F(brk, mmap_absent_pte)

@@ -124,6 +124,28 @@ static inline void file_create(struct __test_metadata *_metadata,
 	read_to_cache(_metadata, f);
 }
 
+/* Make a copy of @from, on disk and clean in the page cache. */
+static inline void file_copy(struct __test_metadata *_metadata, struct file *f,
+			     const char *dir, const char *name,
+			     const char *from)
+{
+	unsigned char buf[PAGE];
+	ssize_t n;
+	int in;
+
+	file_create(_metadata, f, dir, name, 0, 1);
+	in = open(from, O_RDONLY);
+	ASSERT_LE(0, in) TH_LOG("%s: %s", from, strerror(errno));
+	while ((n = read(in, buf, PAGE)) > 0) {
+		size_t off = f->size;
+
+		model_write(_metadata, f, off, buf, n);
+		ASSERT_EQ(n, pwrite(f->fd, buf, n, off));
+	}
+	close(in);
+	ASSERT_EQ(0, fsync(f->fd));
+}
+
 static inline void file_close(struct file *f)
 {
 	if (f->fd > 0)
@@ -248,8 +270,8 @@ static inline void __check_disk(struct __test_metadata *_metadata,
 
 #define check_disk(f) __check_disk(_metadata, f, __LINE__)
 
-/* Physical page frame mapped at @addr, or 0. */
-static inline unsigned long pfn_of(const void *addr)
+/* What /proc/self/pagemap says about @addr. */
+static inline uint64_t pagemap_of(const void *addr)
 {
 	uint64_t entry = 0;
 	int fd = open("/proc/self/pagemap", O_RDONLY);
@@ -261,6 +283,14 @@ static inline unsigned long pfn_of(const void *addr)
 			entry = 0;
 		close(fd);
 	}
+	return entry;
+}
+
+/* Physical page frame mapped at @addr, or 0. */
+static inline unsigned long pfn_of(const void *addr)
+{
+	uint64_t entry = pagemap_of(addr);
+
 	/* bit 63: present; bits 0-54: page frame number */
 	return entry >> 63 ? entry & ((1UL << 55) - 1) : 0;
 }
@@ -391,6 +421,29 @@ static inline const char *mkfs_like(const char *dir)
 		return "mkfs.btrfs -qf";
 	default:
 		return "mkfs.ext4 -qF";
+	}
+}
+
+/* Hand the turn to the other process, and wait for one's own. */
+static inline void tell(struct __test_metadata *_metadata, int sock)
+{
+	ASSERT_EQ(1, write(sock, "", 1));
+}
+
+static inline void hear(struct __test_metadata *_metadata, int sock)
+{
+	char byte;
+
+	ASSERT_EQ(1, read(sock, &byte, 1));
+}
+
+static inline void reap(struct __test_metadata *_metadata, pid_t pid)
+{
+	int status;
+
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_TRUE(WIFEXITED(status) && !WEXITSTATUS(status)) {
+		TH_LOG("child ended with status 0x%x", status);
 	}
 }
 

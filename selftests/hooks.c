@@ -316,26 +316,12 @@ static void perf_build_id(struct __test_metadata *_metadata,
 /* Two copies of this program. */
 TEST_F(hooks, build_id)
 {
-	unsigned char plain[20], shared[20], buf[PAGE];
+	unsigned char plain[20], shared[20];
 	struct file files[2];
-	ssize_t n;
-	int in;
 
-	for (int i = 0; i < 2; i++) {
-		struct file *f = &files[i];
-
-		file_create(_metadata, f, self->dir, i ? "exe" : "twin", 0, 1);
-		in = open("/proc/self/exe", O_RDONLY);
-		ASSERT_LE(0, in);
-		while ((n = read(in, buf, PAGE)) > 0) {
-			size_t off = f->size;
-
-			model_write(_metadata, f, off, buf, n);
-			ASSERT_EQ(n, pwrite(f->fd, buf, n, off));
-		}
-		close(in);
-		ASSERT_EQ(0, fsync(f->fd));
-	}
+	for (int i = 0; i < 2; i++)
+		file_copy(_metadata, &files[i], self->dir, i ? "exe" : "twin",
+			  "/proc/self/exe");
 	perf_build_id(_metadata, &files[1], plain);
 	ASSERT_EQ(1, merge_pages(_metadata, &files[0], 0, &files[1], 0, 1));
 	perf_build_id(_metadata, &files[1], shared);
