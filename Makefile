@@ -68,6 +68,20 @@ check: all $(sort $(foreach r,$(check_runs),kernel-$(firstword $(subst :, ,$r)))
 check:	## all tests, in virtual machines (TESTS= FS= CONFIG=)
 	@selftests/vm/check $(check_runs)
 
+.PHONY: check-all
+check-all:	## every proof there is: hours (see selftests/check-all)
+	@selftests/check-all $(M)
+
+.PHONY: stress
+stress: all kernel-$(CONFIG)
+stress:	## fio and stress-ng on files that are merged (FS= CONFIG=)
+	@selftests/stress/run $(or $(FS),ext4 xfs btrfs)
+
+.PHONY: upstream
+upstream: all kernel-$(CONFIG) kernel-off
+upstream:	## the kernel's own mm tests, with and without ksm_ext
+	@selftests/upstream/run
+
 .PHONY: bench
 bench: all kernel-default kernel-off $(benches)
 bench:	## measure, and print tables (OUT=docs/benchmarks.md)

@@ -14,9 +14,11 @@
 #include <limits.h>
 #include <stdint.h>
 #include <sys/mman.h>
+#include <sys/param.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
+#include <linux/kernel-page-flags.h>
 #include <linux/magic.h>
 
 #include "kselftest_harness.h"
@@ -103,6 +105,14 @@ static inline void read_to_cache(struct __test_metadata *_metadata,
 	}
 }
 
+/* Shall files have large folios, where the file system has such? */
+static inline bool want_large(void)
+{
+	const char *env = getenv("KSM_EXT_LARGE");
+
+	return env && !strcmp(env, "1");
+}
+
 /*
  * Make a file of @size pseudo-random bytes, on disk and clean in the page
  * cache.  Equal seeds make twins.
@@ -119,7 +129,11 @@ static inline void file_create(struct __test_metadata *_metadata,
 	f->want = malloc(size);
 	ASSERT_NE(NULL, f->want);
 	fill(f->want, size, seed);
-	ASSERT_EQ(size, pwrite(f->fd, f->want, size, 0));
+	/* A write makes folios of its size. */
+	for (size_t off = 0, n; off < size; off += n) {
+		n = MIN(size - off, want_large() ? 32 * PAGE : PAGE);
+		ASSERT_EQ(n, pwrite(f->fd, f->want + off, n, off));
+	}
 	ASSERT_EQ(0, fsync(f->fd));
 	read_to_cache(_metadata, f);
 }
@@ -315,6 +329,24 @@ static inline bool same_page(struct __test_metadata *_metadata,
 	ASSERT_NE(0, pfn_p);
 	ASSERT_NE(0, pfn_q);
 	return pfn_p == pfn_q;
+}
+
+/* Is page @i of @f part of a large folio? */
+static inline bool in_large_folio(struct __test_metadata *_metadata,
+				  const struct file *f, size_t i)
+{
+	char *p = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, f->fd, i * PAGE);
+	int fd = open("/proc/kpageflags", O_RDONLY);
+	uint64_t flags;
+
+	ASSERT_NE(MAP_FAILED, p);
+	ASSERT_LE(0, fd);
+	touch(p, PAGE);
+	ASSERT_EQ(sizeof(flags), pread(fd, &flags, sizeof(flags),
+				       pfn_of(p) * sizeof(flags)));
+	close(fd);
+	munmap(p, PAGE);
+	return flags & (1ULL << KPF_COMPOUND_HEAD | 1ULL << KPF_COMPOUND_TAIL);
 }
 
 /* How many pages of @f does mincore(2) find in the page cache? */

@@ -8,9 +8,12 @@
 
 #include "ksm_ext_test.h"
 
-/* The files end within their last page. */
+/*
+ * The files end within their last page.  With KSM_EXT_LARGE they are one folio
+ * each, to be merged and broken as a whole.
+ */
 #define NPAGES	8
-#define TAIL	1000
+#define TAIL	(want_large() ? PAGE : 1000)
 #define SIZE	((NPAGES - 1) * PAGE + TAIL)
 
 /* Where most tests hit A; not the first page, so that wrong indexes show. */
@@ -22,6 +25,11 @@ struct trio {
 	unsigned char *junk;	/* NPAGES pages of bytes that no file has */
 };
 
+#undef check_totals
+#define check_totals(want) \
+	__check_totals(_metadata, (want) - (want_large() ? (want) % NPAGES : 0), \
+		       __LINE__)
+
 static inline void trio_begin(struct __test_metadata *_metadata, struct trio *t)
 {
 	test_begin(_metadata, t->dir);
@@ -30,6 +38,8 @@ static inline void trio_begin(struct __test_metadata *_metadata, struct trio *t)
 	file_create(_metadata, &t->a, t->dir, "a", SIZE, 1);
 	file_create(_metadata, &t->b, t->dir, "b", SIZE, 1);
 	file_create(_metadata, &t->c, t->dir, "c", SIZE, 1);
+	if (want_large() && !in_large_folio(_metadata, &t->a, 0))
+		SKIP(return, "no large folios here");
 	merge_all(&t->b, &t->a);
 	merge_all(&t->b, &t->c);
 	check_totals(3 * NPAGES);
@@ -66,6 +76,10 @@ static inline void __check_trio(struct __test_metadata *_metadata, struct trio *
 static inline void __check_broken(struct __test_metadata *_metadata, struct trio *t,
 			   size_t first, size_t end, int line)
 {
+	if (want_large()) {
+		first = 0;
+		end = NPAGES;
+	}
 	__check_file(_metadata, &t->a, line);
 	__check_file(_metadata, &t->b, line);
 	__check_file(_metadata, &t->c, line);
