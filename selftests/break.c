@@ -478,7 +478,8 @@ TEST_F(brk, write_one_byte)
 	long copied = control ? 0 : counter(_metadata, "break/write");
 
 	ASSERT_EQ(1, pwrite(t->a.fd, t->junk, 1, HIT * PAGE + 123));
-	EXPECT_COUNTER("break/write", copied + 1);
+	EXPECT_COUNTER("break/write",
+		       copied + (want_large() ? NPAGES : 1));
 	model_write(_metadata, &t->a, HIT * PAGE + 123, t->junk, 1);
 	check_broken(t, HIT, HIT + 1);
 }
@@ -519,6 +520,7 @@ TEST_F(brk, pwritev2_append)
 	struct trio *t = &self->t;
 	struct iovec iov = { t->junk, PAGE };
 
+	SKIP_IF_LARGE();
 	ASSERT_EQ(PAGE, pwritev2(t->a.fd, &iov, 1, 0, RWF_APPEND));
 	model_write(_metadata, &t->a, SIZE, t->junk, PAGE);
 	check_broken(t, NPAGES - 1, NPAGES);
@@ -725,6 +727,7 @@ TEST_F(brk, clone_of_shared)
 	unsigned char *map;
 	struct file d;
 
+	SKIP_IF_LARGE();
 	file_create(_metadata, &d, t->dir, "d", 0, 1);
 	if (ioctl(d.fd, FICLONE, t->a.fd)) {
 		EXPECT_EQ(EOPNOTSUPP, errno);
@@ -823,6 +826,7 @@ TEST_F(brk, truncate_up)
 {
 	struct trio *t = &self->t;
 
+	SKIP_IF_LARGE();
 	resize(_metadata, &t->a, SIZE + 2 * PAGE);
 	check_file(&t->a);
 	ASSERT_EQ(20, pwrite(t->a.fd, t->junk, 20, SIZE + 10));
@@ -1011,6 +1015,11 @@ TEST_F_TIMEOUT(brk, drop_caches, 60)
 {
 	struct trio *t = &self->t;
 
+	SKIP_IF_LARGE();
+	/* Read again, pages must not become large folios. */
+	ASSERT_EQ(0, posix_fadvise(t->a.fd, 0, 0, POSIX_FADV_RANDOM));
+	ASSERT_EQ(0, posix_fadvise(t->b.fd, 0, 0, POSIX_FADV_RANDOM));
+	ASSERT_EQ(0, posix_fadvise(t->c.fd, 0, 0, POSIX_FADV_RANDOM));
 	ASSERT_EQ(0, write_text("/proc/sys/vm/drop_caches", "3"));
 	EXPECT_EQ(0, resident(_metadata, &t->a));
 	EXPECT_EQ(0, resident(_metadata, &t->b));
@@ -1058,6 +1067,7 @@ TEST_F(brk, soft_offline)
 	unsigned char *map, *other;
 	unsigned long pfn;
 
+	SKIP_IF_LARGE();
 	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
 	other = file_map(_metadata, &t->b, PROT_READ, MAP_PRIVATE);
 	touch(map, SIZE);
@@ -1087,6 +1097,7 @@ TEST_F(brk, move_pages)
 	void *addr[NPAGES];
 	unsigned char *map;
 
+	SKIP_IF_LARGE();
 	if (access("/sys/devices/system/node/node1", F_OK))
 		SKIP(return, "this machine has one node only");
 
@@ -1115,6 +1126,7 @@ TEST_F(brk, memory_failure)
 	struct trio *t = &self->t;
 	unsigned char *map, *other;
 
+	SKIP_IF_LARGE();
 	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
 	other = file_map(_metadata, &t->b, PROT_READ, MAP_SHARED);
 	touch(map, SIZE);
@@ -1339,6 +1351,7 @@ TEST_F(brk, last_alias)
 	struct trio *t = &self->t;
 	struct file *files[] = { &t->a, &t->b, &t->c };
 
+	SKIP_IF_LARGE();
 	for (int i = 0; i < 3; i++) {
 		struct file *f = files[i];
 		unsigned char *map;
@@ -1367,6 +1380,7 @@ TEST_F(brk, merge_again)
 {
 	struct trio *t = &self->t;
 
+	SKIP_IF_LARGE();
 	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, HIT * PAGE));
 	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
 	check_broken(t, HIT, HIT + 1);
@@ -1383,6 +1397,7 @@ TEST_F(brk, unmerge)
 	struct trio *t = &self->t;
 	struct manual_args args = { .dst_index = HIT, .nr = 3 };
 
+	SKIP_IF_LARGE();
 	SKIP_IF_CONTROL();
 	args.dst = file_id(_metadata, &t->a);
 	EXPECT_EQ(3, manual_call(manual->progs.manual_unmerge, &args));

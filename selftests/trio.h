@@ -25,6 +25,13 @@ struct trio {
 	unsigned char *junk;	/* NPAGES pages of bytes that no file has */
 };
 
+/* For tests that are about single pages, or whose files are made otherwise */
+#define SKIP_IF_LARGE()							\
+	do {								\
+		if (want_large())					\
+			SKIP(return, "not for large folios");		\
+	} while (0)
+
 #undef check_totals
 #define check_totals(want) \
 	__check_totals(_metadata, (want) - (want_large() ? (want) % NPAGES : 0), \
@@ -76,7 +83,7 @@ static inline void __check_trio(struct __test_metadata *_metadata, struct trio *
 static inline void __check_broken(struct __test_metadata *_metadata, struct trio *t,
 			   size_t first, size_t end, int line)
 {
-	if (want_large()) {
+	if (want_large() && first < end) {
 		first = 0;
 		end = NPAGES;
 	}
