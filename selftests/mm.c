@@ -4,14 +4,57 @@
  * memory meets shared pages of three files A, B and C.  Nobody may see bytes
  * of another file, or old ones, or tell by looking that a page is shared.
  */
+#include <sched.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
 #include <liburing.h>
+#include <linux/kernel-page-flags.h>
+#include <linux/perf_event.h>
 
 #include "trio.h"
 /* of the kernel tree */
 #include "../../../lib/test_hmm_uapi.h"
 #include "../../../mm/gup_test.h"
+#include "../../include/uapi/linux/userfaultfd.h"
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+#define MPOL_BIND 2
+#define HUGE (512 * PAGE)
+
+/* As in <linux/fs.h> of 6.7 and later. */
+struct page_region {
+	__u64 start;
+	__u64 end;
+	__u64 categories;
+};
+
+struct pm_scan_arg {
+	__u64 size;
+	__u64 flags;
+	__u64 start;
+	__u64 end;
+	__u64 walk_end;
+	__u64 vec;
+	__u64 vec_len;
+	__u64 max_pages;
+	__u64 category_inverted;
+	__u64 category_mask;
+	__u64 category_anyof_mask;
+	__u64 return_mask;
+};
+
+#define PAGEMAP_SCAN		_IOWR('f', 16, struct pm_scan_arg)
+#define PAGE_IS_WRITTEN		(1 << 1)
+#define PAGE_IS_SOFT_DIRTY	(1 << 7)
 
 /* include/linux/mm_types.h; gup_test hands it on */
 #define FOLL_WRITE 1
@@ -686,6 +729,994 @@ TEST_F(device, exclusive)
 	check_map(&t->a, self->map_a);
 	check_device(&t->a, self->map_a);
 	check_broken(t, HIT, HIT + 1);
+}
+
+/* ---- mappings that change ---- */
+
+FIXTURE(mm) {
+	struct trio t;
+};
+
+FIXTURE_SETUP(mm)
+{
+	trio_begin(_metadata, &self->t);
+}
+
+FIXTURE_TEARDOWN(mm)
+{
+	trio_end(_metadata, &self->t);
+}
+
+/* A file that is no longer needed does not count any more. */
+static void gone(struct file *f)
+{
+	unlink(f->path);
+	file_close(f);
+	sync();
+}
+
+/* Write to A from below and through @map, which has to show both. */
+static void write_both_ways(struct __test_metadata *_metadata, struct trio *t,
+			    unsigned char *map)
+{
+	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, HIT * PAGE));
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	check_map(&t->a, map);
+	memcpy(map + (HIT + 1) * PAGE, t->junk, PAGE);
+	model_write(_metadata, &t->a, (HIT + 1) * PAGE, t->junk, PAGE);
+	check_map(&t->a, map);
+	check_broken(t, HIT, HIT + 2);
+}
+
+TEST_F(mm, mremap)
+{
+	struct trio *t = &self->t;
+	const size_t len = NPAGES * PAGE;
+	unsigned char *map, *room, *twice, *moved;
+	unsigned long pfn;
+
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
+	pfn = pfn_of(map + HIT * PAGE);
+	room = mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, room);
+	ASSERT_EQ(room, mremap(map, len, len, MREMAP_MAYMOVE | MREMAP_FIXED,
+			       room));
+	EXPECT_EQ(pfn, pfn_of(room + HIT * PAGE));
+	twice = mremap(room, 0, len, MREMAP_MAYMOVE);
+	ASSERT_NE(MAP_FAILED, twice);
+	touch(twice, SIZE);
+	moved = mremap(twice, len, len, MREMAP_MAYMOVE | MREMAP_DONTUNMAP);
+	ASSERT_NE(MAP_FAILED, moved);
+	check_map(&t->a, room);
+	check_map(&t->a, twice);
+	check_map(&t->a, moved);
+	check_broken(t, 0, 0);
+	write_both_ways(_metadata, t, moved);
+	check_map(&t->a, room);
+	check_map(&t->a, twice);
+	file_unmap(&t->a, room);
+	file_unmap(&t->a, twice);
+	file_unmap(&t->a, moved);
+}
+
+/* One page of the file at the place of another */
+TEST_F(mm, remap_file_pages)
+{
+	struct trio *t = &self->t;
+	unsigned char *map;
+
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
+	ASSERT_EQ(0, syscall(SYS_remap_file_pages, map, PAGE, 0, HIT, 0));
+	EXPECT_EQ(0, memcmp(map, t->a.want + HIT * PAGE, PAGE));
+	memcpy(map, t->junk, PAGE);
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	EXPECT_EQ(0, memcmp(map + HIT * PAGE, t->junk, PAGE));
+	check_broken(t, HIT, HIT + 1);
+	munmap(map, PAGE);
+	munmap(map + PAGE, (NPAGES - 1) * PAGE);
+}
+
+/* Page table entries that fork() copies, without a fault. */
+TEST_F(mm, fork_private)
+{
+	struct trio *t = &self->t;
+	unsigned char *map;
+	int sock[2];
+	pid_t pid;
+
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sock));
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+	map[0] ^= 0xff;
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		unsigned char first = map[0];
+
+		EXPECT_NE(0, pfn_of(map + HIT * PAGE));
+		tell(_metadata, sock[1]);
+		hear(_metadata, sock[1]);
+		map[0] ^= 0xff;
+		model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+		check_map(&t->a, map);
+		EXPECT_EQ(t->a.want[0] ^ 0xff, first);
+		_exit(_metadata->exit_code);
+	}
+	hear(_metadata, sock[0]);
+	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, HIT * PAGE));
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	tell(_metadata, sock[0]);
+	reap(_metadata, pid);
+	EXPECT_EQ(t->a.want[0] ^ 0xff, map[0]);
+	map[0] ^= 0xff;
+	check_map(&t->a, map);
+	check_broken(t, HIT, HIT + 1);
+	file_unmap(&t->a, map);
+}
+
+/* Advice that changes nothing about a file. */
+TEST_F(mm, madvise)
+{
+	const int advice[] = {
+		MADV_COLD, MADV_POPULATE_READ, MADV_WILLNEED, MADV_SEQUENTIAL,
+		MADV_RANDOM, MADV_DONTNEED, MADV_DONTNEED_LOCKED,
+		MADV_POPULATE_READ,
+	};
+	struct trio *t = &self->t;
+	unsigned char *map;
+
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
+	for (size_t i = 0; i < ARRAY_SIZE(advice); i++) {
+		ASSERT_EQ(0, madvise(map, NPAGES * PAGE, advice[i])) {
+			TH_LOG("advice %d: %s", advice[i], strerror(errno));
+		}
+		check_map(&t->a, map);
+		check_totals(3 * NPAGES);
+	}
+	check_broken(t, 0, 0);
+	write_both_ways(_metadata, t, map);
+	file_unmap(&t->a, map);
+}
+
+/* A hole, punched by who maps the file. */
+TEST_F(mm, madvise_remove)
+{
+	struct trio *t = &self->t;
+	unsigned char *map, *old;
+
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
+	old = map_a(_metadata, t, PROT_READ, MAP_SHARED);
+	ASSERT_EQ(0, madvise(map + HIT * PAGE, 2 * PAGE, MADV_REMOVE)) {
+		TH_LOG("%s", strerror(errno));
+	}
+	model_zero(&t->a, HIT * PAGE, 2 * PAGE);
+	check_map(&t->a, map);
+	check_map(&t->a, old);
+	check_broken(t, HIT, HIT + 2);
+	file_unmap(&t->a, map);
+	file_unmap(&t->a, old);
+}
+
+/* ---- programs ---- */
+
+/* A program runs as cat(1) does, between @to and @from. */
+static pid_t spawn(struct __test_metadata *_metadata, const char *path,
+		   int *to, int *from)
+{
+	int in[2], out[2];
+	pid_t pid;
+
+	ASSERT_EQ(0, pipe2(in, O_CLOEXEC));
+	ASSERT_EQ(0, pipe2(out, O_CLOEXEC));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		dup2(in[0], 0);
+		dup2(out[1], 1);
+		execl(path, "cat", NULL);
+		_exit(127);
+	}
+	close(in[0]);
+	close(out[1]);
+	*to = in[1];
+	*from = out[0];
+	return pid;
+}
+
+static void echoes(struct __test_metadata *_metadata, int to, int from)
+{
+	char seen[6] = "";
+
+	ASSERT_EQ(5, write(to, "hello", 5));
+	ASSERT_EQ(5, read(from, seen, 5));
+	EXPECT_STREQ("hello", seen);
+}
+
+/* Two programs run on the same pages, and one of them is replaced meanwhile. */
+TEST_F(mm, exec)
+{
+	struct trio *t = &self->t;
+	struct file exe[2], new;
+	int to[2], from[2];
+	size_t n;
+	pid_t pid[2];
+
+	for (int i = 0; i < 2; i++) {
+		file_copy(_metadata, &exe[i], t->dir, i ? "cat1" : "cat0",
+			  "/bin/cat");
+		ASSERT_EQ(0, chmod(exe[i].path, 0755));
+	}
+	n = nr_pages(&exe[0]);
+	merge_all(&exe[0], &exe[1]);
+	/* What is open to be written to, by whomever, can not run. */
+	for (int i = 0; i < 2; i++) {
+		close(exe[i].fd);
+		exe[i].fd = open(exe[i].path, O_RDONLY);
+		ASSERT_LE(0, exe[i].fd);
+	}
+	for (int i = 0; i < 2; i++) {
+		pid[i] = spawn(_metadata, exe[i].path, &to[i], &from[i]);
+		echoes(_metadata, to[i], from[i]);
+	}
+	check_totals(3 * NPAGES + 2 * n);
+
+	file_copy(_metadata, &new, t->dir, "new", "/bin/true");
+	ASSERT_EQ(0, chmod(new.path, 0755));
+	ASSERT_EQ(0, rename(new.path, exe[0].path));
+	drop_file(_metadata, &exe[0]);
+	for (int i = 0; i < 2; i++) {
+		echoes(_metadata, to[i], from[i]);
+		check_file(&exe[i]);
+	}
+	file_close(&new);
+	EXPECT_EQ(0, run("%s", exe[0].path));
+	for (int i = 0; i < 2; i++) {
+		close(to[i]);
+		reap(_metadata, pid[i]);
+		close(from[i]);
+	}
+	gone(&exe[0]);
+	EXPECT_COUNTER("aliases", 3 * NPAGES + n);
+	pid[1] = spawn(_metadata, exe[1].path, &to[1], &from[1]);
+	echoes(_metadata, to[1], from[1]);
+	close(to[1]);
+	reap(_metadata, pid[1]);
+	close(from[1]);
+	check_file(&exe[1]);
+	gone(&exe[1]);
+	check_broken(t, 0, 0);
+}
+
+/* x86: nop; lea 1(%rdi),%eax; ret */
+static const unsigned char code[] = { 0x90, 0x8d, 0x47, 0x01, 0xc3 };
+
+#define CODE (HIT * PAGE + 16)
+
+static int call(const unsigned char *map, int n)
+{
+	return ((int (*)(int))(map + CODE))(n);
+}
+
+/* Twins C and D with a function each, and executable mappings of them */
+static void make_code(struct __test_metadata *_metadata, const char *dir,
+		      struct file f[2], unsigned char *map[2])
+{
+	for (int i = 0; i < 2; i++) {
+		file_create(_metadata, &f[i], dir, i ? "code1" : "code0",
+			    NPAGES * PAGE, 3);
+		model_write(_metadata, &f[i], CODE, code, sizeof(code));
+		ASSERT_EQ(sizeof(code), pwrite(f[i].fd, code, sizeof(code),
+					       CODE));
+		ASSERT_EQ(0, fsync(f[i].fd));
+		map[i] = file_map(_metadata, &f[i], PROT_READ | PROT_EXEC,
+				  MAP_PRIVATE);
+	}
+}
+
+/* Count how often this process comes past the function of @f. */
+static int probe(struct __test_metadata *_metadata, const struct file *f)
+{
+	struct perf_event_attr attr = {
+		.size = sizeof(attr),
+		.config1 = (uintptr_t)f->path,
+		.config2 = CODE,
+	};
+	char text[16];
+	int fd;
+
+	ASSERT_EQ(0, read_text("/sys/bus/event_source/devices/uprobe/type",
+			       text, sizeof(text))) {
+		TH_LOG("no uprobes (CONFIG_UPROBE_EVENTS?)");
+	}
+	attr.type = atoi(text);
+	fd = syscall(SYS_perf_event_open, &attr, 0, -1, -1, 0);
+	ASSERT_LE(0, fd) TH_LOG("perf_event_open: %s", strerror(errno));
+	return fd;
+}
+
+/* Both functions work, and only the first one is counted. */
+static void __check_probe(struct __test_metadata *_metadata, int fd,
+			  unsigned char *map[2], int line)
+{
+	__u64 before, after;
+
+	ASSERT_EQ(sizeof(before), read(fd, &before, sizeof(before)));
+	for (int i = 0; i < 3; i++)
+		EXPECT_EQ(i + 1, call(map[0], i)) TH_LOG("line %d", line);
+	for (int i = 0; i < 5; i++)
+		EXPECT_EQ(i + 1, call(map[1], i)) TH_LOG("line %d", line);
+	ASSERT_EQ(sizeof(after), read(fd, &after, sizeof(after)));
+	EXPECT_EQ(3, after - before) TH_LOG("line %d", line);
+}
+
+#define check_probe(fd, map) __check_probe(_metadata, fd, map, __LINE__)
+
+/* The break point is in the memory of this process, and in no file. */
+static void probed(struct __test_metadata *_metadata, struct trio *t,
+		   bool merge_first)
+{
+	const unsigned char int3 = 0xcc;
+	unsigned char *map[2];
+	struct file f[2];
+	int fd;
+
+	make_code(_metadata, t->dir, f, map);
+	if (merge_first)
+		merge_all(&f[0], &f[1]);
+	touch(map[0], NPAGES * PAGE);
+	touch(map[1], NPAGES * PAGE);
+	fd = probe(_metadata, &f[0]);
+	check_probe(fd, map);
+	if (!merge_first) {
+		merge_all(&f[0], &f[1]);
+		EXPECT_SHARED(&f[0], HIT, &f[1], HIT);
+		check_probe(fd, map);
+	}
+	EXPECT_EQ(int3, map[0][CODE]);
+	check_map(&f[1], map[1]);
+	check_file(&f[0]);
+	check_file(&f[1]);
+	/* The other file goes its way. */
+	ASSERT_EQ(PAGE, pwrite(f[1].fd, t->junk, PAGE, 3 * PAGE));
+	model_write(_metadata, &f[1], 3 * PAGE, t->junk, PAGE);
+	ASSERT_EQ(1, pwrite(f[1].fd, &int3, 1, HIT * PAGE));
+	model_write(_metadata, &f[1], HIT * PAGE, &int3, 1);
+	check_probe(fd, map);
+	check_map(&f[1], map[1]);
+	close(fd);
+
+	check_map(&f[0], map[0]);
+	EXPECT_EQ(2, call(map[0], 1));
+	for (int i = 0; i < 2; i++) {
+		check_file(&f[i]);
+		check_disk(&f[i]);
+		file_unmap(&f[i], map[i]);
+		gone(&f[i]);
+	}
+	check_broken(t, 0, 0);
+}
+
+TEST_F(mm, uprobe)
+{
+	probed(_metadata, &self->t, true);
+}
+
+TEST_F(mm, merge_with_uprobe)
+{
+	probed(_metadata, &self->t, false);
+}
+
+/* ---- who watches pages ---- */
+
+#define PM_SOFT_DIRTY (1ULL << 55)
+
+/* The first pages in a row of this mapping that are in this category */
+static struct page_region scan(struct __test_metadata *_metadata,
+			       unsigned char *map, __u64 category)
+{
+	struct page_region found = {};
+	struct pm_scan_arg arg = {
+		.size = sizeof(arg),
+		.start = (uintptr_t)map,
+		.end = (uintptr_t)map + NPAGES * PAGE,
+		.vec = (uintptr_t)&found,
+		.vec_len = 1,
+		.category_mask = category,
+		.return_mask = category,
+	};
+	int fd = open("/proc/self/pagemap", O_RDONLY), n;
+
+	ASSERT_LE(0, fd);
+	n = ioctl(fd, PAGEMAP_SCAN, &arg);
+	ASSERT_LE(0, n) TH_LOG("PAGEMAP_SCAN: %s", strerror(errno));
+	close(fd);
+	found.start = n ? (found.start - (uintptr_t)map) / PAGE : 0;
+	found.end = n ? (found.end - (uintptr_t)map) / PAGE : 0;
+	return found;
+}
+
+/* Of this mapping exactly the pages from @first to before @end_ are in it. */
+#define EXPECT_SCAN(map, category, first, end_)				\
+	do {								\
+		struct page_region found = scan(_metadata, map, category); \
+									\
+		EXPECT_EQ(first, found.start);				\
+		EXPECT_EQ(end_, found.end);				\
+	} while (0)
+
+/* Only what was written to is dirty, not what was merged. */
+TEST_F(mm, soft_dirty)
+{
+	struct trio *t = &self->t;
+	unsigned char *map, *other;
+	struct file d;
+
+	file_create(_metadata, &d, t->dir, "d", SIZE, 1);
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
+	other = file_map(_metadata, &d, PROT_READ | PROT_WRITE, MAP_SHARED);
+	touch(other, SIZE);
+	ASSERT_EQ(0, write_text("/proc/self/clear_refs", "4")) {
+		TH_LOG("CONFIG_MEM_SOFT_DIRTY?");
+	}
+	merge_all(&t->b, &d);
+	check_map(&d, other);
+	for (size_t i = 0; i < NPAGES; i++) {
+		EXPECT_EQ(0, pagemap_of(map + i * PAGE) & PM_SOFT_DIRTY);
+		EXPECT_EQ(0, pagemap_of(other + i * PAGE) & PM_SOFT_DIRTY);
+	}
+	map[HIT * PAGE] ^= 0xff;
+	model_write(_metadata, &t->a, HIT * PAGE, map + HIT * PAGE, 1);
+	other[4 * PAGE] ^= 0xff;
+	model_write(_metadata, &d, 4 * PAGE, other + 4 * PAGE, 1);
+	check_map(&t->a, map);
+	check_map(&d, other);
+	EXPECT_SCAN(map, PAGE_IS_SOFT_DIRTY, HIT, HIT + 1);
+	EXPECT_SCAN(other, PAGE_IS_SOFT_DIRTY, 4, 5);
+	for (size_t i = 0; i < NPAGES; i++) {
+		EXPECT_EQ(i == HIT, !!(pagemap_of(map + i * PAGE) &
+				       PM_SOFT_DIRTY));
+		EXPECT_EQ(i == 4, !!(pagemap_of(other + i * PAGE) &
+				     PM_SOFT_DIRTY));
+	}
+	check_file(&d);
+	file_unmap(&t->a, map);
+	file_unmap(&d, other);
+	gone(&d);
+	check_broken(t, HIT, HIT + 1);
+}
+
+static int uffd_open(struct __test_metadata *_metadata)
+{
+	struct uffdio_api api = {
+		.api = UFFD_API,
+		.features = UFFD_FEATURE_WP_ASYNC,
+	};
+	int uffd;
+
+	uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
+	ASSERT_LE(0, uffd) TH_LOG("%s (CONFIG_USERFAULTFD?)", strerror(errno));
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_API, &api)) {
+		TH_LOG("%s", strerror(errno));
+	}
+	return uffd;
+}
+
+static void protect(struct __test_metadata *_metadata, int uffd, void *map)
+{
+	const struct uffdio_range range = {
+		.start = (uintptr_t)map,
+		.len = NPAGES * PAGE,
+	};
+	struct uffdio_register reg = {
+		.range = range,
+		.mode = UFFDIO_REGISTER_MODE_WP,
+	};
+	struct uffdio_writeprotect wp = {
+		.range = range,
+		.mode = UFFDIO_WRITEPROTECT_MODE_WP,
+	};
+
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_REGISTER, &reg)) {
+		TH_LOG("%s", strerror(errno));
+	}
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_WRITEPROTECT, &wp)) {
+		TH_LOG("%s", strerror(errno));
+	}
+}
+
+/* userfaultfd keeps track of writes, through this mapping, and of no others. */
+TEST_F(mm, userfaultfd_wp)
+{
+	struct trio *t = &self->t;
+	unsigned char *map, *copy;
+	int uffd = uffd_open(_metadata);
+
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
+	copy = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+	protect(_metadata, uffd, map);
+	protect(_metadata, uffd, copy);
+	check_map(&t->a, map);
+	check_map(&t->a, copy);
+	EXPECT_SCAN(map, PAGE_IS_WRITTEN, 0, 0);
+	EXPECT_SCAN(copy, PAGE_IS_WRITTEN, 0, 0);
+
+	copy[HIT * PAGE] ^= 0xff;
+	EXPECT_SCAN(copy, PAGE_IS_WRITTEN, HIT, HIT + 1);
+	EXPECT_SCAN(map, PAGE_IS_WRITTEN, 0, 0);
+	check_broken(t, 0, 0);
+	memcpy(map + 3 * PAGE, t->junk, PAGE);
+	model_write(_metadata, &t->a, 3 * PAGE, t->junk, PAGE);
+	check_map(&t->a, map);
+	EXPECT_SCAN(map, PAGE_IS_WRITTEN, 3, 4);
+	EXPECT_SCAN(copy, PAGE_IS_WRITTEN, HIT, HIT + 1);
+	EXPECT_EQ(t->a.want[HIT * PAGE] ^ 0xff, copy[HIT * PAGE]);
+	copy[HIT * PAGE] ^= 0xff;
+	check_map(&t->a, copy);
+
+	/* A write by another way, and then one by this, to the same page */
+	protect(_metadata, uffd, map);
+	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, 4 * PAGE));
+	model_write(_metadata, &t->a, 4 * PAGE, t->junk, PAGE);
+	check_map(&t->a, map);
+	EXPECT_SCAN(map, PAGE_IS_WRITTEN, 0, 0);
+	map[4 * PAGE] ^= 0xff;
+	model_write(_metadata, &t->a, 4 * PAGE, map + 4 * PAGE, 1);
+	check_map(&t->a, map);
+	EXPECT_SCAN(map, PAGE_IS_WRITTEN, 4, 5);
+	check_broken(t, 3, 5);
+	file_unmap(&t->a, map);
+	file_unmap(&t->a, copy);
+	close(uffd);
+}
+
+static __u64 page_entry(struct __test_metadata *_metadata, const char *name,
+			unsigned long pfn)
+{
+	char path[MAX_PATH];
+	__u64 entry;
+	int fd;
+
+	snprintf(path, MAX_PATH, "/proc/%s", name);
+	fd = open(path, O_RDONLY);
+	ASSERT_LE(0, fd) TH_LOG("%s: %s", path, strerror(errno));
+	ASSERT_EQ(sizeof(entry), pread(fd, &entry, sizeof(entry),
+				       pfn * sizeof(entry)));
+	close(fd);
+	return entry;
+}
+
+/* To who asks about physical pages, a shared one is a page of files. */
+TEST_F(mm, kpageflags)
+{
+	const __u64 yes = 1ULL << KPF_UPTODATE | 1ULL << KPF_LRU |
+			  1ULL << KPF_MMAP;
+	const __u64 no = 1ULL << KPF_DIRTY | 1ULL << KPF_WRITEBACK |
+			 1ULL << KPF_ANON | 1ULL << KPF_KSM |
+			 1ULL << KPF_SWAPBACKED | 1ULL << KPF_NOPAGE |
+			 1ULL << KPF_COMPOUND_HEAD | 1ULL << KPF_HWPOISON;
+	struct trio *t = &self->t;
+	unsigned char *map[4];
+	unsigned long pfn;
+	__u64 flags, nr;
+
+	map[0] = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
+	map[1] = map_a(_metadata, t, PROT_READ, MAP_PRIVATE);
+	map[2] = file_map(_metadata, &t->b, PROT_READ, MAP_SHARED);
+	map[3] = file_map(_metadata, &t->c, PROT_READ, MAP_SHARED);
+	touch(map[2], SIZE);
+	touch(map[3], SIZE);
+	for (size_t i = 0; i < NPAGES; i++) {
+		pfn = pfn_of(map[0] + i * PAGE);
+		ASSERT_NE(0, pfn);
+		nr = page_entry(_metadata, "kpagecount", pfn);
+		EXPECT_EQ(control ? 2 : 4, nr);
+		flags = page_entry(_metadata, "kpageflags", pfn);
+		EXPECT_EQ(yes, flags & (yes | no));
+		EXPECT_EQ(page_entry(_metadata, "kpagecgroup",
+				     pfn_of(map[2] + i * PAGE)),
+			  page_entry(_metadata, "kpagecgroup", pfn));
+	}
+	memcpy(map[0] + HIT * PAGE, t->junk, PAGE);
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	check_map(&t->a, map[1]);
+	EXPECT_EQ(2, page_entry(_metadata, "kpagecount",
+				pfn_of(map[0] + HIT * PAGE)));
+	EXPECT_EQ(control ? 1 : 2, page_entry(_metadata, "kpagecount",
+					      pfn_of(map[2] + HIT * PAGE)));
+	check_broken(t, HIT, HIT + 1);
+	for (int i = 0; i < 4; i++)
+		munmap(map[i], NPAGES * PAGE);
+}
+
+#define IDLE "/sys/kernel/mm/page_idle/bitmap"
+
+/* Was the page idle since it was marked?  Or mark it. */
+static bool idle(struct __test_metadata *_metadata, unsigned long pfn,
+		 bool mark)
+{
+	const off_t off = pfn / 64 * sizeof(__u64);
+	__u64 word = 1ULL << pfn % 64;
+	int fd;
+
+	fd = open(IDLE, O_RDWR);
+	ASSERT_LE(0, fd) TH_LOG("%s: %s (CONFIG_IDLE_PAGE_TRACKING?)", IDLE,
+				strerror(errno));
+	if (mark) {
+		ASSERT_EQ(sizeof(word), pwrite(fd, &word, sizeof(word), off));
+	} else {
+		ASSERT_EQ(sizeof(word), pread(fd, &word, sizeof(word), off));
+	}
+	close(fd);
+	return word >> pfn % 64 & 1;
+}
+
+/* Whichever file it is used through, a page that is used is not idle. */
+TEST_F(mm, idle_pages)
+{
+	struct trio *t = &self->t;
+	struct file *files[] = { &t->a, &t->b, &t->c };
+	unsigned char *map[3];
+	unsigned long pfn;
+
+	for (int i = 0; i < 3; i++) {
+		map[i] = file_map(_metadata, files[i], PROT_READ, MAP_SHARED);
+		touch(map[i], SIZE);
+	}
+	drain_lru();
+	for (int i = 0; i < 3; i++) {
+		pfn = pfn_of(map[i] + HIT * PAGE);
+		ASSERT_NE(0, pfn);
+		idle(_metadata, pfn, true);
+		/* Processors remember translations of pages they have used. */
+		for (int j = 0; j < 3; j++) {
+			ASSERT_EQ(0, mprotect(map[j], SIZE, PROT_NONE));
+			ASSERT_EQ(0, mprotect(map[j], SIZE, PROT_READ));
+		}
+		EXPECT_TRUE(idle(_metadata, pfn, false));
+		touch(map[i] + HIT * PAGE, 1);
+		EXPECT_FALSE(idle(_metadata, pfn, false)) {
+			TH_LOG("used through file %d", i);
+		}
+		EXPECT_EQ(pfn, pfn_of(map[i] + HIT * PAGE));
+	}
+	check_broken(t, 0, 0);
+	for (int i = 0; i < 3; i++)
+		file_unmap(files[i], map[i]);
+}
+
+#define DAMON "/sys/kernel/mm/damon/admin/kdamonds"
+
+static void damon(struct __test_metadata *_metadata, const char *name,
+		  unsigned long value)
+{
+	char path[MAX_PATH], text[32];
+
+	snprintf(path, MAX_PATH, DAMON "/%s", name);
+	snprintf(text, sizeof(text), "%lu", value);
+	ASSERT_EQ(0, write_text(path, text)) TH_LOG("%s", path);
+}
+
+/* DAMON finds that a mapping is not used, and throws its pages out. */
+TEST_F_TIMEOUT(mm, damon_pageout, 120)
+{
+	const char *scheme = DAMON "/0/contexts/0/schemes/0/action";
+	struct trio *t = &self->t;
+	unsigned char *map;
+
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
+	damon(_metadata, "nr_kdamonds", 1);
+	damon(_metadata, "0/contexts/nr_contexts", 1);
+	ASSERT_EQ(0, write_text(DAMON "/0/contexts/0/operations", "vaddr"));
+	damon(_metadata, "0/contexts/0/targets/nr_targets", 1);
+	damon(_metadata, "0/contexts/0/targets/0/pid_target", getpid());
+	damon(_metadata, "0/contexts/0/targets/0/regions/nr_regions", 1);
+	damon(_metadata, "0/contexts/0/targets/0/regions/0/start",
+	      (uintptr_t)map);
+	damon(_metadata, "0/contexts/0/targets/0/regions/0/end",
+	      (uintptr_t)map + NPAGES * PAGE);
+	damon(_metadata, "0/contexts/0/schemes/nr_schemes", 1);
+	ASSERT_EQ(0, write_text(scheme, "pageout"));
+	damon(_metadata, "0/contexts/0/schemes/0/access_pattern/sz/max", ~0UL);
+	damon(_metadata, "0/contexts/0/schemes/0/access_pattern/age/max",
+	      INT_MAX);
+	ASSERT_EQ(0, write_text(DAMON "/0/state", "on"));
+	/* The harness ends this if it never happens. */
+	while (resident(_metadata, &t->a))
+		usleep(20000);
+	ASSERT_EQ(0, write_text(DAMON "/0/state", "off"));
+	damon(_metadata, "nr_kdamonds", 0);
+	check_totals(0);
+	check_map(&t->a, map);
+	check_trio(t);
+	merge_all(&t->b, &t->a);
+	merge_all(&t->b, &t->c);
+	write_both_ways(_metadata, t, map);
+	file_unmap(&t->a, map);
+}
+
+/* ---- pages that move or go away ---- */
+
+/* Several processes have a shared page when its memory turns out to be bad. */
+TEST_F(mm, hwpoison)
+{
+	const char *poison = "/sys/kernel/debug/hwpoison/corrupt-pfn";
+	struct trio *t = &self->t;
+	struct file *files[] = { &t->a, &t->b, &t->c, &t->a };
+	unsigned char *map[4];
+	unsigned long bad = 0;
+	char text[32];
+	int sock[4][2];
+	pid_t pid[4];
+
+	for (int i = 0; i < 4; i++) {
+		map[i] = file_map(_metadata, files[i], PROT_READ,
+				  i % 2 ? MAP_PRIVATE : MAP_SHARED);
+		ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sock[i]));
+		pid[i] = fork();
+		ASSERT_LE(0, pid[i]);
+		if (!pid[i]) {
+			touch(map[i], SIZE);
+			tell(_metadata, sock[i][1]);
+			hear(_metadata, sock[i][1]);
+			check_map(files[i], map[i]);
+			EXPECT_NE(bad, pfn_of(map[i] + HIT * PAGE));
+			_exit(_metadata->exit_code);
+		}
+		if (!i) {
+			touch(map[0], SIZE);
+			bad = pfn_of(map[0] + HIT * PAGE);
+			ASSERT_NE(0, bad);
+		}
+		hear(_metadata, sock[i][0]);
+	}
+	snprintf(text, sizeof(text), "%lu", bad);
+	ASSERT_EQ(0, write_text(poison, text)) {
+		TH_LOG("%s (CONFIG_HWPOISON_INJECT?)", poison);
+	}
+	check_totals(3 * NPAGES - 3);
+	for (int i = 0; i < 4; i++) {
+		tell(_metadata, sock[i][0]);
+		reap(_metadata, pid[i]);
+		check_map(files[i], map[i]);
+		file_unmap(files[i], map[i]);
+		close(sock[i][0]);
+		close(sock[i][1]);
+	}
+	check_trio(t);
+	EXPECT_NE(0, page_entry(_metadata, "kpageflags", bad) &
+		     1ULL << KPF_HWPOISON);
+	/* The others are merged as before. */
+	merge_all(&t->b, &t->a);
+	merge_all(&t->b, &t->c);
+	check_broken(t, 0, 0);
+}
+
+#define MEMORY "/sys/devices/system/memory"
+
+/* Which block of memory has this page, as the kernel divides it? */
+static unsigned long block_of(struct __test_metadata *_metadata,
+			      unsigned long pfn)
+{
+	char text[32];
+
+	ASSERT_EQ(0, read_text(MEMORY "/block_size_bytes", text,
+			       sizeof(text))) {
+		TH_LOG("no memory blocks (CONFIG_MEMORY_HOTPLUG?)");
+	}
+	return pfn * PAGE / strtoul(text, NULL, 16);
+}
+
+static int block_set(unsigned long block, const char *state)
+{
+	char path[MAX_PATH];
+
+	snprintf(path, MAX_PATH, MEMORY "/memory%lu/state", block);
+	return write_text(path, state);
+}
+
+/*
+ * Make a block of memory one that only takes what can be moved out again, and
+ * let this process take its memory from there.  Return: the block, or -1.
+ */
+static long movable_block(struct __test_metadata *_metadata)
+{
+	unsigned long max = 0, node = 0, mask;
+	char path[MAX_PATH];
+	long block;
+
+	while (snprintf(path, MAX_PATH, MEMORY "/memory%lu", max) &&
+	       !access(path, F_OK))
+		max++;
+	/* There may be a hole below 4 GiB. */
+	for (unsigned long i = max; i < max + 512; i++) {
+		snprintf(path, MAX_PATH, MEMORY "/memory%lu", i);
+		if (!access(path, F_OK))
+			max = i + 1;
+	}
+	for (block = max - 1; block >= 0; block--) {
+		if (!block_set(block, "offline"))
+			break;
+	}
+	if (block < 0)
+		return -1;
+	ASSERT_EQ(0, block_set(block, "online_movable"));
+	for (node = 0; node < 64; node++) {
+		snprintf(path, MAX_PATH, MEMORY "/memory%ld/node%lu", block,
+			 node);
+		if (!access(path, F_OK))
+			break;
+	}
+	mask = 1UL << node;
+	ASSERT_EQ(0, syscall(SYS_set_mempolicy, MPOL_BIND, &mask, 64UL));
+	return block;
+}
+
+/* Memory that is to be taken out of the machine holds shared pages. */
+TEST_F_TIMEOUT(mm, offline, 120)
+{
+	struct trio *t = &self->t;
+	struct pin_longterm_test pin = { .size = PAGE };
+	unsigned char *map[2];
+	struct file d, e;
+	long block;
+	int gup;
+
+	block = movable_block(_metadata);
+	if (block < 0)
+		SKIP(return, "this machine can not do without any memory");
+	file_create(_metadata, &d, t->dir, "d", SIZE, 3);
+	file_create(_metadata, &e, t->dir, "e", SIZE, 3);
+	merge_all(&d, &e);
+	map[0] = file_map(_metadata, &d, PROT_READ | PROT_WRITE, MAP_SHARED);
+	map[1] = file_map(_metadata, &e, PROT_READ | PROT_WRITE, MAP_SHARED);
+	touch(map[0], SIZE);
+	touch(map[1], SIZE);
+	ASSERT_EQ(block, block_of(_metadata, pfn_of(map[0] + HIT * PAGE)));
+
+	/* What is pinned there, and for long, goes elsewhere before. */
+	gup = open("/sys/kernel/debug/gup_test", O_RDWR);
+	ASSERT_LE(0, gup);
+	pin.addr = (uintptr_t)map[1] + 5 * PAGE;
+	ASSERT_EQ(0, ioctl(gup, PIN_LONGTERM_TEST_START, &pin)) {
+		TH_LOG("pin: %s", strerror(errno));
+	}
+	touch(map[1], SIZE);
+	EXPECT_NE(block, block_of(_metadata, pfn_of(map[1] + 5 * PAGE)));
+	check_map(&e, map[1]);
+
+	for (int i = 0; block_set(block, "offline"); i++) {
+		ASSERT_GT(MAX_TRIES, i) TH_LOG("offline: %s", strerror(errno));
+		ASSERT_EQ(0, fsync(d.fd));
+		ASSERT_EQ(0, fsync(e.fd));
+	}
+	check_totals(3 * NPAGES + 2 * NPAGES - 1);
+	check_map(&d, map[0]);
+	check_map(&e, map[1]);
+	EXPECT_NE(block, block_of(_metadata, pfn_of(map[0] + HIT * PAGE)));
+	EXPECT_SHARED(&d, HIT, &e, HIT);
+	memcpy(map[0] + HIT * PAGE, t->junk, PAGE);
+	model_write(_metadata, &d, HIT * PAGE, t->junk, PAGE);
+	ASSERT_EQ(PAGE, pwrite(e.fd, t->junk, PAGE, 5 * PAGE));
+	model_write(_metadata, &e, 5 * PAGE, t->junk, PAGE);
+	check_map(&d, map[0]);
+	check_map(&e, map[1]);
+	close(gup);
+	ASSERT_EQ(0, block_set(block, "online_kernel"));
+	file_unmap(&d, map[0]);
+	file_unmap(&e, map[1]);
+	check_file(&d);
+	check_file(&e);
+	check_disk(&d);
+	check_disk(&e);
+	gone(&d);
+	gone(&e);
+	check_broken(t, 0, 0);
+}
+
+static int node_of(struct __test_metadata *_metadata, void *addr)
+{
+	int node;
+
+	ASSERT_EQ(0, syscall(SYS_move_pages, 0, 1UL, &addr, NULL, &node, 0));
+	return node;
+}
+
+/* Run on a processor of this node. */
+static void run_on(struct __test_metadata *_metadata, int node)
+{
+	char path[MAX_PATH];
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+		snprintf(path, MAX_PATH,
+			 "/sys/devices/system/node/node%d/cpu%d", node, cpu);
+		if (!access(path, F_OK))
+			CPU_SET(cpu, &set);
+	}
+	ASSERT_EQ(0, sched_setaffinity(0, sizeof(set), &set));
+}
+
+/* Pages follow the process that uses them. */
+TEST_F_TIMEOUT(mm, numa_balancing, 240)
+{
+	const char *knob = "/proc/sys/kernel/numa_balancing";
+	struct trio *t = &self->t;
+	unsigned char *map;
+	int to;
+
+	if (access("/sys/devices/system/node/node1", F_OK))
+		SKIP(return, "this machine has one node only");
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
+	to = !node_of(_metadata, map + HIT * PAGE);
+	run_on(_metadata, to);
+	ASSERT_EQ(0, write_text(knob, "1")) TH_LOG("CONFIG_NUMA_BALANCING?");
+	/* The harness ends this if it never happens. */
+	do {
+		touch(map, SIZE);
+	} while (node_of(_metadata, map + HIT * PAGE) != to);
+	check_map(&t->a, map);
+	check_broken(t, 0, 0);
+	write_both_ways(_metadata, t, map);
+	ASSERT_EQ(0, write_text(knob, "0"));
+	file_unmap(&t->a, map);
+}
+
+/* ---- huge pages ---- */
+
+/* Reserve room for a huge page, and map a file there. */
+static unsigned char *map_huge(struct __test_metadata *_metadata,
+			       const struct file *f, unsigned char **area)
+{
+	unsigned char *map;
+
+	*area = mmap(NULL, 2 * HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
+		     -1, 0);
+	ASSERT_NE(MAP_FAILED, *area);
+	map = (unsigned char *)(((uintptr_t)*area + HUGE - 1) & ~(HUGE - 1));
+	ASSERT_EQ(map, mmap(map, HUGE, PROT_READ | PROT_EXEC,
+			    MAP_PRIVATE | MAP_FIXED, f->fd, 0));
+	return map;
+}
+
+/* Files that khugepaged took into huge pages are merged after it. */
+TEST_F_TIMEOUT(mm, merge_collapsed, 120)
+{
+	struct trio *t = &self->t;
+	unsigned char *area[2], *map[2];
+	struct file f[2];
+
+	for (int i = 0; i < 2; i++) {
+		file_create(_metadata, &f[i], t->dir, i ? "e" : "d", HUGE, 3);
+		/* It only takes files that nobody may write to. */
+		close(f[i].fd);
+		f[i].fd = open(f[i].path, O_RDONLY);
+		ASSERT_LE(0, f[i].fd);
+		map[i] = map_huge(_metadata, &f[i], &area[i]);
+		touch(map[i], HUGE);
+		if (madvise(map[i], HUGE, MADV_COLLAPSE))
+			ksft_print_msg("not collapsed: %s\n", strerror(errno));
+	}
+	ASSERT_EQ(4, merge_pages(_metadata, &f[0], HIT, &f[1], HIT, 4));
+	for (int i = 0; i < 2; i++) {
+		check_map(&f[i], map[i]);
+		check_file(&f[i]);
+	}
+	EXPECT_SHARED(&f[0], HIT, &f[1], HIT);
+	check_totals(3 * NPAGES + 2 * 4);
+	/* and as soon as somebody may write there are no huge pages */
+	close(f[1].fd);
+	f[1].fd = open(f[1].path, O_RDWR);
+	ASSERT_LE(0, f[1].fd);
+	ASSERT_EQ(PAGE, pwrite(f[1].fd, t->junk, PAGE, HIT * PAGE));
+	model_write(_metadata, &f[1], HIT * PAGE, t->junk, PAGE);
+	for (int i = 0; i < 2; i++) {
+		check_map(&f[i], map[i]);
+		check_file(&f[i]);
+		check_disk(&f[i]);
+		munmap(area[i], 2 * HUGE);
+		gone(&f[i]);
+	}
+	check_broken(t, 0, 0);
 }
 
 MANUAL_TEST_MAIN
