@@ -1501,6 +1501,113 @@ TEST_F_TIMEOUT(cgroup, limit, 60)
 	check_trio(t);
 }
 
+/* Pages that one of the files has locked into memory stay, for all of them. */
+TEST_F_TIMEOUT(cgroup, mlocked, 60)
+{
+	struct trio *t = &self->t;
+	unsigned char *map;
+
+	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
+	ASSERT_EQ(0, mlock2(map, NPAGES * PAGE, MLOCK_ONFAULT));
+	touch(map, SIZE);
+	for (int i = 0; i < 5; i++)
+		cgroup_write(self->dir, "memory.reclaim", "4M");
+	EXPECT_EQ(NPAGES, resident(_metadata, &t->a));
+	check_map(&t->a, map);
+	check_broken(t, 0, 0);
+	memcpy(map + HIT * PAGE, t->junk, PAGE);
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	check_broken(t, HIT, HIT + 1);
+	ASSERT_EQ(0, munlock(map, NPAGES * PAGE));
+	reclaim_all(_metadata, self->dir, t);
+	check_map(&t->a, map);
+	check_trio(t);
+	file_unmap(&t->a, map);
+}
+
+/* The group that pays for shared pages goes away, and they do not. */
+TEST_F_TIMEOUT(cgroup, gone, 60)
+{
+	struct trio *t = &self->t;
+	unsigned char *map;
+
+	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
+	touch(map, SIZE);
+	ASSERT_EQ(0, cgroup_write(CGROUP, "cgroup.procs", "0"));
+	ASSERT_EQ(0, rmdir(self->dir));
+	check_broken(t, 0, 0);
+	memcpy(map + HIT * PAGE, t->junk, PAGE);
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, 4 * PAGE));
+	model_write(_metadata, &t->a, 4 * PAGE, t->junk, PAGE);
+	check_map(&t->a, map);
+	check_trio(t);
+	check_totals(3 * NPAGES - 2);
+	file_unmap(&t->a, map);
+	ASSERT_EQ(0, write_text("/proc/sys/vm/drop_caches", "3"));
+	check_totals(0);
+	check_trio(t);
+	ASSERT_EQ(0, mkdir(self->dir, 0755));
+}
+
+/*
+ * More anonymous memory than the group may have goes to a swap file, while the
+ * shared pages are in use and written to.
+ */
+TEST_F_TIMEOUT(cgroup, swap, 240)
+{
+	struct trio *t = &self->t;
+	const size_t size = 32UL << 20;
+	unsigned char *anon, *map, *page;
+	char path[2 * MAX_PATH], text[32];
+
+	snprintf(path, sizeof(path), "%s/swap", t->dir);
+	ASSERT_EQ(0, run("touch %s && chmod 600 %s", path, path));
+	if (fs_magic(t->dir) == BTRFS_SUPER_MAGIC) {
+		ASSERT_EQ(0, run("chattr +C %s", path));
+	}
+	ASSERT_EQ(0, run("dd if=/dev/zero of=%s bs=1M count=64 status=none && "
+			 "mkswap -q %s", path, path));
+	ASSERT_EQ(0, swapon(path, 0)) TH_LOG("%s", strerror(errno));
+	ASSERT_EQ(0, cgroup_write(self->dir, "memory.high", "16M"));
+	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
+	page = page_buffer(_metadata, PAGE);
+	anon = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, anon);
+	for (int round = 0; round < 2; round++) {
+		for (size_t i = 0; i < size / PAGE; i++) {
+			fill(page, PAGE, i);
+			if (!round)
+				memcpy(anon + i * PAGE, page, PAGE);
+			ASSERT_EQ(0, memcmp(anon + i * PAGE, page, PAGE)) {
+				TH_LOG("page %zu", i);
+			}
+			if (i % 256 == 0) {
+				check_map(&t->a, map);
+				check_file(&t->b);
+			}
+		}
+		/* What was thrown out may have been, but not half of it. */
+		check_trio(t);
+		memcpy(map + (HIT + round) * PAGE, t->junk, PAGE);
+		model_write(_metadata, &t->a, (HIT + round) * PAGE, t->junk,
+			    PAGE);
+		check_map(&t->a, map);
+		check_trio(t);
+	}
+	snprintf(path, sizeof(path), "%s/memory.swap.current", self->dir);
+	ASSERT_EQ(0, read_text(path, text, sizeof(text)));
+	EXPECT_LT(size / 4, atol(text)) TH_LOG("hardly anything was swapped");
+	munmap(anon, size);
+	file_unmap(&t->a, map);
+	ASSERT_EQ(0, cgroup_write(self->dir, "memory.high", "max"));
+	snprintf(path, sizeof(path), "%s/swap", t->dir);
+	ASSERT_EQ(0, swapoff(path));
+	check_trio(t);
+	free(page);
+}
+
 /*
  * Page cache tree nodes that hold nothing but shadow entries are reclaimed by a
  * shrinker; nodes of nothing but alias entries look much like them.  One page

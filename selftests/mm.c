@@ -687,7 +687,7 @@ TEST_F(device, migrate)
 		void *map = i ? copy : self->map_a;
 		unsigned char seen[NPAGES * PAGE];
 
-		/* Whether it counts as failed that nothing moved is no matter. */
+		/* That nothing moves may count as a failure, or not. */
 		device_do(self->fd, HMM_DMIRROR_MIGRATE_TO_DEV, map, seen,
 			  NPAGES, NULL);
 		check_map(&t->a, self->map_a);
@@ -1716,6 +1716,44 @@ TEST_F_TIMEOUT(mm, merge_collapsed, 120)
 		munmap(area[i], 2 * HUGE);
 		gone(&f[i]);
 	}
+	check_broken(t, 0, 0);
+}
+
+/* One shared page is among those that a huge page would take in. */
+TEST_F_TIMEOUT(mm, collapse_mixed, 120)
+{
+	struct trio *t = &self->t;
+	unsigned char *area, *map;
+	struct file d, e;
+
+	file_create(_metadata, &d, t->dir, "d", HUGE, 3);
+	file_create(_metadata, &e, t->dir, "e", HUGE, 3);
+	ASSERT_EQ(1, merge_pages(_metadata, &e, 100, &d, 100, 1));
+	close(d.fd);
+	d.fd = open(d.path, O_RDONLY);
+	ASSERT_LE(0, d.fd);
+	map = map_huge(_metadata, &d, &area);
+	touch(map, HUGE);
+	/* Whether it collapses is a matter of the file system. */
+	madvise(map, HUGE, MADV_COLLAPSE);
+	check_map(&d, map);
+	check_file(&d);
+	ASSERT_EQ(PAGE, pwrite(e.fd, t->junk, PAGE, 100 * PAGE));
+	model_write(_metadata, &e, 100 * PAGE, t->junk, PAGE);
+	check_map(&d, map);
+	check_file(&d);
+	check_file(&e);
+	close(d.fd);
+	d.fd = open(d.path, O_RDWR);
+	ASSERT_LE(0, d.fd);
+	ASSERT_EQ(PAGE, pwrite(d.fd, t->junk, PAGE, 101 * PAGE));
+	model_write(_metadata, &d, 101 * PAGE, t->junk, PAGE);
+	check_map(&d, map);
+	check_disk(&d);
+	check_disk(&e);
+	munmap(area, 2 * HUGE);
+	gone(&d);
+	gone(&e);
 	check_broken(t, 0, 0);
 }
 
