@@ -153,6 +153,9 @@ $B/selftests/%.skel.h: $B/selftests/%.bpf.o
 	@echo "  SKEL     $@"
 	$Q$(BPFTOOL) gen skeleton $< name $(notdir $*) >$@
 
+$B/selftests/race: LDLIBS += -laio
+$B/selftests/paths: LDLIBS += -laio -luring
+
 $B/selftests/%: selftests/%.c $(skels) $B/vmlinux.h
 	@echo "  TEST     $@"
 	@mkdir -p $(@D)

@@ -410,7 +410,8 @@ static inline int read_text(const char *path, char *buf, size_t len)
 }
 
 /* A shell command. */
-static inline __attribute__((format(printf, 1, 2))) int run(const char *fmt, ...)
+static inline __attribute__((format(printf, 1, 2))) int
+run(const char *fmt, ...)
 {
 	char *cmd;
 	va_list args;

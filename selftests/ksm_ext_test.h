@@ -318,11 +318,15 @@ static inline void __merge_all(struct __test_metadata *_metadata,
 
 /* ---- a directory for each test ---- */
 
+/* Where all of them are. */
+static inline const char *test_top(void)
+{
+	return getenv("KSM_EXT_DIR") ?: "/mnt/data";
+}
+
 static inline void test_begin(struct __test_metadata *_metadata, char *dir)
 {
-	const char *top = getenv("KSM_EXT_DIR") ?: "/mnt/data";
-
-	snprintf(dir, MAX_PATH, "%s/test.XXXXXX", top);
+	snprintf(dir, MAX_PATH, "%s/test.XXXXXX", test_top());
 	ASSERT_NE(NULL, mkdtemp(dir)) TH_LOG("%s: %s", dir, strerror(errno));
 	if (control || !counter(_metadata, "aliases"))
 		return;

@@ -16,6 +16,7 @@
  * Rounds are counted, not timed.  KSM_EXT_ROUNDS sets how many, KSM_EXT_SEED
  * repeats a run as far as threads can be repeated.
  */
+#include <libaio.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -35,16 +36,20 @@
 #define WRITE		(1 << 0)	/* write(2), in one piece or two */
 #define STORE		(1 << 1)	/* through one of two mappings */
 #define DIRECT		(1 << 2)	/* O_DIRECT */
+#define AIO		(1 << 3)	/* O_DIRECT, completed by somebody else */
+#define NWAYS		4
 /* Every fourth round makes holes instead. */
-#define PUNCH		(1 << 3)
-#define TRUNCATE	(1 << 4)
+#define PUNCH		(1 << 4)
+#define TRUNCATE	(1 << 5)
+/* Readers use O_DIRECT, too. */
+#define DIRECT_READ	(1 << 6)
 /* What else goes on. */
-#define FADVISE		(1 << 5)
-#define DROP_CACHES	(1 << 6)
-#define PAGEOUT		(1 << 7)
-#define COMPACT		(1 << 8)
-#define MOVE		(1 << 9)
-#define UNMERGE		(1 << 10)
+#define FADVISE		(1 << 7)
+#define DROP_CACHES	(1 << 8)
+#define PAGEOUT		(1 << 9)
+#define COMPACT		(1 << 10)
+#define MOVE		(1 << 11)
+#define UNMERGE		(1 << 12)
 
 #define HOLES		(PUNCH | TRUNCATE)
 #define DISTURB		(FADVISE | DROP_CACHES | PAGEOUT | COMPACT | MOVE | \
@@ -68,6 +73,7 @@ struct race {
 	unsigned int seed;
 	struct file files[NFILES];
 	int direct[NFILES];
+	io_context_t aio[NFILES];
 	unsigned char *map[NFILES][2];
 	struct page_state state[NFILES][NPAGES];
 	unsigned char mix[NPAGES][PAGE];	/* what tells bytes apart */
@@ -142,7 +148,7 @@ static void *reader(void *arg)
 {
 	struct worker *w = arg;
 	struct race *r = w->r;
-	unsigned char buf[PAGE];
+	unsigned char *buf = aligned_alloc(PAGE, PAGE);
 
 	while (!r->stop) {
 		unsigned int x = rand_r(&w->rand);
@@ -150,6 +156,9 @@ static void *reader(void *arg)
 		struct page_state *state = &r->state[file][page];
 		unsigned char *map = r->map[file][x / 256 % 2] + page * PAGE;
 		bool mapped = x / 512 % 2 && !(r->what & TRUNCATE);
+		bool direct = x / 8192 % 2 && (r->what & DIRECT_READ);
+		const char *how = mapped ? "mapping" : direct ? "direct read" :
+				  "read";
 		unsigned long low;
 
 		/* sometimes with a page table entry, sometimes without */
@@ -159,8 +168,8 @@ static void *reader(void *arg)
 		if (mapped) {
 			memcpy(buf, map, PAGE);
 		} else {
-			ssize_t n = pread(r->files[file].fd, buf, PAGE,
-					  page * PAGE);
+			int fd = direct ? r->direct[file] : r->files[file].fd;
+			ssize_t n = pread(fd, buf, PAGE, page * PAGE);
 
 			if (n < 0) {
 				fail(r, "pread: %s", strerror(errno));
@@ -169,9 +178,9 @@ static void *reader(void *arg)
 			/* beyond the end, until the file grows again */
 			memset(buf + n, 0, PAGE - n);
 		}
-		judge(r, file, page, mapped ? "mapping" : "read", buf, low,
-		      state->started);
+		judge(r, file, page, how, buf, low, state->started);
 	}
+	free(buf);
 	return NULL;
 }
 
@@ -194,8 +203,18 @@ static bool make_hole(struct worker *w, unsigned int page)
 	       !ftruncate(fd, off) && !ftruncate(fd, SIZE);
 }
 
+static bool aio_write(io_context_t aio, int fd, unsigned char *buf, size_t off)
+{
+	struct iocb cb, *cbs = &cb;
+	struct io_event event;
+
+	io_prep_pwrite(&cb, fd, buf, PAGE, off);
+	return io_submit(aio, 1, &cbs) == 1 &&
+	       io_getevents(aio, 1, 1, &event, NULL) == 1 && event.res == PAGE;
+}
+
 static bool write_page(struct worker *w, unsigned int page,
-		       const unsigned char *buf)
+		       unsigned char *buf)
 {
 	struct race *r = w->r;
 	int fd = r->files[w->nr].fd;
@@ -203,7 +222,7 @@ static bool write_page(struct worker *w, unsigned int page,
 	unsigned int way;
 
 	do {
-		way = 1 << rand_r(&w->rand) % 3;
+		way = 1 << rand_r(&w->rand) % NWAYS;
 	} while (!(way & r->what));
 
 	switch (way) {
@@ -215,6 +234,8 @@ static bool write_page(struct worker *w, unsigned int page,
 	case STORE:
 		memcpy(r->map[w->nr][rand_r(&w->rand) % 2] + off, buf, PAGE);
 		return true;
+	case AIO:
+		return aio_write(r->aio[w->nr], r->direct[w->nr], buf, off);
 	default:
 		return pwrite(r->direct[w->nr], buf, PAGE, off) == PAGE;
 	}
@@ -378,6 +399,8 @@ FIXTURE_VARIANT(race) {
 
 FIXTURE_VARIANT_ADD(race, write) { WRITE | STORE };
 FIXTURE_VARIANT_ADD(race, direct) { WRITE | DIRECT };
+FIXTURE_VARIANT_ADD(race, direct_read) { WRITE | STORE | DIRECT_READ };
+FIXTURE_VARIANT_ADD(race, aio) { WRITE | STORE | AIO | DIRECT_READ };
 FIXTURE_VARIANT_ADD(race, punch) { WRITE | STORE | PUNCH };
 FIXTURE_VARIANT_ADD(race, truncate) { WRITE | DIRECT | TRUNCATE };
 FIXTURE_VARIANT_ADD(race, fadvise) { WRITE | STORE | FADVISE };
@@ -445,6 +468,7 @@ FIXTURE_SETUP(race)
 		file_create(_metadata, f, r->dir, name, SIZE, r->seed);
 		r->direct[i] = open(f->path, O_RDWR | O_DIRECT);
 		ASSERT_LE(0, r->direct[i]);
+		ASSERT_EQ(0, io_setup(1, &r->aio[i]));
 		for (int j = 0; j < 2; j++)
 			r->map[i][j] = file_map(_metadata, f,
 						PROT_READ | PROT_WRITE,
@@ -459,6 +483,7 @@ FIXTURE_TEARDOWN(race)
 	for (int i = 0; i < NFILES; i++) {
 		for (int j = 0; j < 2; j++)
 			file_unmap(&r->files[i], r->map[i][j]);
+		io_destroy(r->aio[i]);
 		close(r->direct[i]);
 		file_close(&r->files[i]);
 	}

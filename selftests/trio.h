@@ -63,8 +63,8 @@ static inline void trio_end(struct __test_metadata *_metadata, struct trio *t)
 }
 
 /* All three have the right bytes, in the page cache and on disk. */
-static inline void __check_trio(struct __test_metadata *_metadata, struct trio *t,
-			 int line)
+static inline void __check_trio(struct __test_metadata *_metadata,
+				struct trio *t, int line)
 {
 	__check_file(_metadata, &t->a, line);
 	__check_file(_metadata, &t->b, line);
@@ -80,8 +80,9 @@ static inline void __check_trio(struct __test_metadata *_metadata, struct trio *
  * Of A's pages exactly those from @first to before @end are broken; bytes are
  * right everywhere, and what else was shared still is.
  */
-static inline void __check_broken(struct __test_metadata *_metadata, struct trio *t,
-			   size_t first, size_t end, int line)
+static inline void __check_broken(struct __test_metadata *_metadata,
+				  struct trio *t, size_t first, size_t end,
+				  int line)
 {
 	if (want_large() && first < end) {
 		first = 0;
