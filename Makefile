@@ -68,6 +68,14 @@ check: all $(sort $(foreach r,$(check_runs),kernel-$(firstword $(subst :, ,$r)))
 check:	## all tests, in virtual machines (TESTS= FS= CONFIG=)
 	@selftests/vm/check $(check_runs)
 
+.PHONY: check-fs
+fs_names := $(or $(FS),$(shell sed -n 's/^\([a-z][^[:space:]]*\).*/\1/p' \
+	selftests/vm/matrix))
+check-fs: all kernel-$(CONFIG)
+check-fs:	## the same on variants of file systems (FS="name...")
+	@TESTS="$(or $(TESTS),break merge hooks paths)" selftests/vm/check \
+		$(addprefix $(CONFIG):,$(fs_names))
+
 .PHONY: check-all
 check-all:	## every proof there is: hours (see selftests/check-all)
 	@selftests/check-all $(M)
