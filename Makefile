@@ -30,7 +30,7 @@ BPF_CFLAGS := -O2 -g -target bpf -mcpu=v3 -D__TARGET_ARCH_x86 -Wall -Werror \
 	-MMD -MP -Iinclude -I$B -I$(TOOLS)/include
 TEST_CFLAGS := $(CFLAGS) -I$B/selftests \
 	-isystem $B/linux/tools/testing/selftests
-LDLIBS := $(LIBBPF) -lelf -lz -lcjson -luring -lpthread
+LDLIBS := $(LIBBPF) -lelf -lz -lcjson -lpthread
 
 policies := $(patsubst bpf/%.bpf.c,$B/%.bpf.o,$(wildcard bpf/*.bpf.c))
 loader := $(patsubst loader/%.c,$B/loader/%.o,$(wildcard loader/*.c))
@@ -163,6 +163,7 @@ $B/selftests/%.skel.h: $B/selftests/%.bpf.o
 
 $B/selftests/race: LDLIBS += -laio
 $B/selftests/paths: LDLIBS += -laio -luring
+$B/selftests/mm: LDLIBS += -luring
 
 $B/selftests/%: selftests/%.c $(skels) $B/vmlinux.h
 	@echo "  TEST     $@"
