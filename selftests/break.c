@@ -554,6 +554,7 @@ TEST_F(brk, small_files)
 	struct file files[3];
 	unsigned char *map;
 
+	SKIP_IF_LARGE();
 	for (int i = 0; i < 3; i++) {
 		const char name[] = { 'd' + i, 0 };
 
@@ -663,6 +664,7 @@ TEST_F(brk, direct_write_tail)
 	size_t end = (SIZE + 511) & ~511UL;
 	unsigned char *map;
 
+	SKIP_IF_LARGE();
 	ASSERT_LE(0, fd);
 	map = file_map(_metadata, &t->a, PROT_READ, MAP_SHARED);
 	touch(map, SIZE);
@@ -1466,6 +1468,7 @@ TEST_F(brk, no_memory_write)
 	struct trio *t = &self->t;
 	ssize_t n;
 
+	SKIP_IF_LARGE();
 	if (access(FAIL_DIR, F_OK))
 		SKIP(return, "this kernel cannot fail allocations on demand");
 	fail_allocations(_metadata, "-1");
