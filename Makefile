@@ -104,6 +104,10 @@ mutate: all kernel-default
 mutate:	## prove that tests can fail, hook by hook (M="name...")
 	@selftests/mutate/run $(M)
 
+.PHONY: model
+model:	## check a model of the locking protocol, all orders of steps
+	@selftests/model/run
+
 .PHONY: vm
 vm: all kernel-$(CONFIG)	## boot the kernel: a shell, or RUN='command'
 	@selftests/vm/vm
