@@ -36,7 +36,7 @@ policies := $(patsubst bpf/%.bpf.c,$B/%.bpf.o,$(wildcard bpf/*.bpf.c))
 loader := $(patsubst loader/%.c,$B/loader/%.o,$(wildcard loader/*.c))
 ksmx := $(if $(loader),$B/ksmx)
 skels := $(patsubst selftests/bpf/%.bpf.c,$B/selftests/%.skel.h, \
-	$(wildcard selftests/bpf/*.bpf.c))
+	$(wildcard selftests/bpf/*.bpf.c)) $B/selftests/all.skel.h
 tests := $(patsubst selftests/%.c,$B/selftests/%,$(wildcard selftests/*.c))
 benches := $(patsubst selftests/bench/%.c,$B/bench/%, \
 	$(wildcard selftests/bench/*.c))
@@ -98,6 +98,17 @@ bench:	## measure, and print tables (OUT=docs/benchmarks.md)
 .PHONY: series-check
 series-check:	## is each patch clean, does it build and boot? (STYLE=1)
 	@kernel-patches/series-check.sh
+
+# What to fuzz: twin.c explains
+MODE := sequence
+OPS := 1000000
+.PHONY: fuzz
+fuzz: all kernel-$(CONFIG)
+fuzz:	## the twin fuzzer (MODE= OPS= SEED= THREADS= FS= CONFIG=)
+	@KSM_EXT_OPS=$(OPS) KSM_EXT_SEED=$(SEED) KSM_EXT_THREADS=$(THREADS) \
+		TIMEOUT=$${TIMEOUT:-0} RUN="build/selftests/twin -r twin.$(MODE)" \
+		PASS="CONFIG KSM_EXT_CONTROL KSM_EXT_OPS KSM_EXT_SEED KSM_EXT_THREADS KSM_EXT_TRACE" \
+		selftests/vm/vm
 
 .PHONY: mutate
 mutate: all kernel-default
@@ -168,6 +179,12 @@ $B/selftests/%.skel.h: $B/selftests/%.bpf.o
 $B/selftests/race: LDLIBS += -laio
 $B/selftests/paths: LDLIBS += -laio -luring
 $B/selftests/mm: LDLIBS += -luring
+$B/selftests/twin: LDLIBS += -laio -luring
+
+$B/selftests/all.skel.h: $B/all.bpf.o
+	@echo "  SKEL     $@"
+	@mkdir -p $(@D)
+	$Q$(BPFTOOL) gen skeleton $< name all >$@
 
 $B/selftests/%: selftests/%.c $(skels) $B/vmlinux.h
 	@echo "  TEST     $@"

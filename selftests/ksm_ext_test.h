@@ -35,6 +35,14 @@ static __attribute__((unused)) struct bpf_link *manual_link;
 		}							\
 	} while (0)
 
+static inline unsigned long number_from_env(const char *name,
+					    unsigned long value)
+{
+	const char *text = getenv(name);
+
+	return text && *text ? strtoul(text, NULL, 0) : value;
+}
+
 /* ---- sysfs ---- */
 
 static inline long counter(struct __test_metadata *_metadata, const char *name)
@@ -75,6 +83,24 @@ static inline void __check_totals(struct __test_metadata *_metadata,
 }
 
 #define check_totals(aliases) __check_totals(_metadata, aliases, __LINE__)
+
+/* How many aliases ended so far, for whatever reason. */
+static inline long all_breaks(struct __test_metadata *_metadata)
+{
+	static const char *const reasons[] = {
+		"write_fault", "write", "truncate", "invalidate", "unshare",
+		"reclaim", "replaced", "unmerge",
+	};
+	long sum = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(reasons); i++) {
+		char name[64];
+
+		snprintf(name, sizeof(name), "break/%s", reasons[i]);
+		sum += counter(_metadata, name);
+	}
+	return sum;
+}
 
 /* The last inode references of a file may be dropped by a worker thread. */
 static inline void expect_nothing_shared(struct __test_metadata *_metadata)

@@ -413,31 +413,6 @@ FIXTURE_VARIANT_ADD(race, everything) {
 	WRITE | STORE | DIRECT | PUNCH | FADVISE | PAGEOUT | UNMERGE
 };
 
-static unsigned long number_from_env(const char *name, unsigned long value)
-{
-	const char *text = getenv(name);
-
-	return text ? strtoul(text, NULL, 0) : value;
-}
-
-/* How many aliases ended so far, for whatever reason. */
-static long all_breaks(struct __test_metadata *_metadata)
-{
-	static const char *const reasons[] = {
-		"write_fault", "write", "truncate", "invalidate", "unshare",
-		"reclaim", "replaced", "unmerge",
-	};
-	long sum = 0;
-
-	for (size_t i = 0; i < ARRAY_SIZE(reasons); i++) {
-		char name[64];
-
-		snprintf(name, sizeof(name), "break/%s", reasons[i]);
-		sum += counter(_metadata, name);
-	}
-	return sum;
-}
-
 FIXTURE_SETUP(race)
 {
 	struct race *r;

@@ -1,0 +1,685 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The twin fuzzer: files that start with equal contents are changed in every
+ * way there is, in random order, while their pages are merged again and again.
+ * What each must hold is known at any time (twin/engine.h), and is looked at in
+ * every way there is (twin/ops.h).
+ *
+ *   sequence	One thread, and merging is one of the operations: a seed repeats
+ *		a failure.  The shortest sequence that fails is looked for and
+ *		printed.
+ *   storm	Several threads, each with files of its own, while the policy
+ *		"all" merges as fast as it can.
+ *   pressure	A storm while memory is reclaimed, compacted and moved.
+ *   faults	A sequence in which allocations and I/O fail on purpose.
+ *   umount	A sequence whose files are left to umount.
+ *
+ * Operations come in episodes, each with a seed and files of its own.
+ *   KSM_EXT_OPS	operations in total
+ *   KSM_EXT_SEED	seed of the first episode; the others count up from it
+ *   KSM_EXT_THREADS	threads of a storm
+ *   KSM_EXT_TRACE	print each operation before it runs
+ */
+#include <inttypes.h>
+#include <sys/mount.h>
+#include <sys/random.h>
+
+#include "twin/ops.h"
+#include "all.skel.h"
+
+#define EPISODE		1000
+#define SEQUENCE_OPS	40000
+#define STORM_OPS	30000
+#define PRESSURE_OPS	10000
+#define FAULT_OPS	20000
+#define THREADS		3
+#define MAX_THREADS	16
+
+/* Printed of a failed episode, up to the operation that found it */
+#define LAST_OPS	12
+
+/* ---- random operations ---- */
+
+/* splitmix64 */
+static unsigned int draw(uint64_t *state)
+{
+	uint64_t x = *state += 0x9e3779b97f4a7c15ULL;
+
+	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ULL;
+	x = (x ^ x >> 27) * 0x94d049bb133111ebULL;
+	return (x ^ x >> 31) >> 32;
+}
+
+static unsigned int draw_code(uint64_t *state, bool storm)
+{
+	unsigned int sum = 0, code;
+
+	for (code = 0; code < ARRAY_SIZE(ops); code++) {
+		if (!storm || !(ops[code].flags & MERGES))
+			sum += ops[code].weight;
+	}
+	sum = draw(state) % sum;
+	for (code = 0;; code++) {
+		if (storm && (ops[code].flags & MERGES))
+			continue;
+		if (sum < ops[code].weight)
+			return code;
+		sum -= ops[code].weight;
+	}
+}
+
+static unsigned int draw_way(uint64_t *state, unsigned int code)
+{
+	unsigned int n = 0;
+
+	while (n < MAX_WAYS && ops[code].ways[n])
+		n++;
+	return draw(state) % n;
+}
+
+/* Where a page begins, most of the time, or near it. */
+static unsigned int draw_off(uint64_t *state)
+{
+	static const unsigned int in_page[] = { 1, 511, 512, 2048, 4095 };
+	unsigned int off = draw(state) % (MAX_PAGES * 3 / 4) * PAGE;
+	unsigned int x = draw(state);
+
+	if (x % 2)
+		return off;
+	x = x / 2 % (ARRAY_SIZE(in_page) + 1);
+	return off + (x ? in_page[x - 1] : draw(state) % PAGE);
+}
+
+static unsigned int draw_len(uint64_t *state)
+{
+	static const unsigned int often[] = {
+		1, 512, 4095, 4096, 4096, 4096, 4096, 4097, 8192, 12288,
+	};
+	unsigned int x = draw(state) % (ARRAY_SIZE(often) + 2);
+
+	if (x < ARRAY_SIZE(often))
+		return often[x];
+	return 1 + draw(state) % (x % 2 ? PAGE : 16 * PAGE);
+}
+
+/* The ops of an episode depend on nothing but its seed and the mode. */
+static void draw_ops(const struct twin *t, uint64_t seed, struct op *op,
+		     unsigned int nr)
+{
+	uint64_t state = seed * 0x9e3779b97f4a7c15ULL;
+	const struct op *end = op + nr;
+
+	for (; op < end; op++) {
+		unsigned int x = draw(&state);
+
+		memset(op, 0, sizeof(*op));
+		op->code = draw_code(&state, t->storm);
+		op->way = draw_way(&state, op->code);
+		op->file = x % NFILES;
+		op->other = (op->file + 1 + x / NFILES % (NFILES - 1)) % NFILES;
+		op->pattern = draw(&state) % (NPATTERNS + 5);
+		op->off = draw_off(&state);
+		op->len = draw_len(&state);
+		op->off2 = draw(&state) % 4 ? op->off : draw_off(&state);
+		x = draw(&state);
+		if (t->faults && ops[op->code].flags & (MAY_FAIL | MERGES) &&
+		    x % 2)
+			op->nth = 1 + x / 2 % (x % 8 ? 8 : 60);
+
+		/* Most changes are looked at, in the file or in a twin. */
+		x = draw(&state);
+		if (!(ops[op->code].flags & CHANGES) || x % 4 == 0 ||
+		    op + 1 == end)
+			continue;
+		op[1] = op[0];
+		op++;
+		op->code = CODE_CHECK;
+		op->way = draw_way(&state, op->code);
+		op->nth = 0;
+		if (x % 4 == 1) {
+			op->file = op->other;
+			op->off = op->off2;
+		}
+	}
+}
+
+/* ---- an episode ---- */
+
+static void print_op(const struct op *op, size_t nr)
+{
+	const struct operation *o = &ops[op->code];
+
+	char data[16] = "as other", fault[16] = "";
+
+	if (op->pattern < NPATTERNS)
+		snprintf(data, sizeof(data), "pattern %u", op->pattern);
+	if (op->nth)
+		snprintf(fault, sizeof(fault), ", fault %u", op->nth);
+	ksft_print_msg("%5zu: %-10s %-18s %c at 0x%05x len 0x%05x, other %c at 0x%05x, %s%s\n",
+		       nr, o->name, o->ways[op->way], 'A' + op->file, op->off,
+		       op->len, 'A' + op->other, op->off2, data, fault);
+}
+
+static void run_op(struct twin *t, const struct op *op)
+{
+	t->steps++;
+	t->declines = NULL;
+	t->injected = false;
+	if (ops[op->code].flags & MAY_FAIL)
+		faults_begin(t, op->nth, ops[op->code].flags & MAY_FAIL_IO);
+	ops[op->code].run(t, op);
+	faults_end(t);
+}
+
+/* All bytes, in every way. */
+static void check_end(struct twin *t)
+{
+	for (int way = CHECK_READ; way <= CHECK_DIRECT; way++) {
+		t->steps++;
+		check_files(t, way);
+	}
+}
+
+/* Nothing shares a page any more when the files are gone. */
+static void check_leak(struct twin *t)
+{
+	struct __test_metadata *_metadata = t->_metadata;
+
+	for (int i = 0; counter(_metadata, "aliases"); i++) {
+		if (i == MAX_TRIES)
+			fail(t, "%ld aliases are left of files that are gone",
+			     counter(_metadata, "aliases"));
+		sync();
+		usleep(20000);
+	}
+}
+
+/*
+ * Return: whether all was well.  If not, t->now is the operation that failed, or
+ * @nr if it was the check at the end.
+ */
+static bool run_ops(struct twin *t, const struct op *op, size_t nr)
+{
+	bool ok = false;
+
+	if (!sigsetjmp(t->escape, 1)) {
+		t->now = 0;
+		files_begin(t);
+		for (size_t i = 0; i < nr; i++) {
+			t->now = i;
+			if (t->trace)
+				print_op(&op[i], i);
+			run_op(t, &op[i]);
+		}
+		t->now = nr;
+		t->declines = NULL;
+		check_end(t);
+		files_end(t);
+		if (!t->storm && !t->keep && !control)
+			check_leak(t);
+		ok = true;
+	}
+	if (!ok)
+		files_end(t);
+	return ok;
+}
+
+/* ---- what to say of a failure ---- */
+
+static void print_ops(const struct op *op, size_t from, size_t to)
+{
+	for (size_t i = from; i < to; i++)
+		print_op(&op[i], i);
+}
+
+static const char *mode_of(const struct twin *t)
+{
+	return t->faults ? "faults" : "sequence";
+}
+
+static void print_failure(const struct twin *t, const struct op *op, size_t nr,
+			  uint64_t seed)
+{
+	size_t end = t->now < nr ? t->now + 1 : nr;
+
+	ksft_print_msg("seed %" PRIu64 ", %s %zu: %s\n", seed,
+		       t->now < nr ? "operation" : "check at the end, after",
+		       t->now, t->failure);
+	ksft_print_msg("the last operations:\n");
+	print_ops(op, end > LAST_OPS ? end - LAST_OPS : 0, end);
+}
+
+static void print_again(const char *mode, uint64_t seed, size_t nr)
+{
+	const char *fs = getenv("FS"), *config = getenv("CONFIG");
+
+	ksft_print_msg("again: make fuzz%s%s%s%s MODE=%s SEED=%" PRIu64 " OPS=%zu%s\n",
+		       fs ? " FS=" : "", fs ?: "", config ? " CONFIG=" : "",
+		       config ?: "", mode, seed, nr,
+		       control ? " KSM_EXT_CONTROL=1" : "");
+}
+
+/* Take out of a sequence that fails what it does not need for that. */
+static size_t shrink(struct twin *t, struct op *op, size_t nr)
+{
+	struct op *less = calloc(nr, sizeof(*op));
+	size_t chunk = (nr + 1) / 2;
+	bool shorter;
+
+	do {
+		shorter = false;
+		for (size_t at = 0; at < nr;) {
+			size_t n = chunk < nr - at ? chunk : nr - at;
+
+			memcpy(less, op, at * sizeof(*op));
+			memcpy(less + at, op + at + n,
+			       (nr - at - n) * sizeof(*op));
+			if (run_ops(t, less, nr - n)) {
+				at += n;
+				continue;
+			}
+			nr -= n;
+			if (t->now + 1 < nr)
+				nr = t->now + 1;
+			memcpy(op, less, nr * sizeof(*op));
+			shorter = true;
+		}
+		if (chunk > 1)
+			chunk /= 2;
+	} while (shorter || chunk > 1);
+	free(less);
+
+	/* One page, the same in both files, is easier to think about. */
+	for (size_t i = 0; i < nr; i++) {
+		struct op was = op[i];
+
+		op[i].off &= -PAGE;
+		op[i].off2 = op[i].off;
+		op[i].len = PAGE;
+		if (run_ops(t, op, nr))
+			op[i] = was;
+	}
+	return nr;
+}
+
+/* Find out what a failure takes.  @op is spoiled. */
+static void explain(struct twin *t, struct op *op, size_t nr)
+{
+	watch(t, HANG_SECONDS_SHRINK);
+	for (int i = 0; run_ops(t, op, nr); i++) {
+		if (i == 2) {
+			ksft_print_msg("which did not fail again in 3 runs\n");
+			return;
+		}
+	}
+	if (t->now < nr)
+		nr = t->now + 1;
+	nr = shrink(t, op, nr);
+	watch(t, HANG_SECONDS);
+	if (run_ops(t, op, nr)) {
+		ksft_print_msg("which does not fail each time\n");
+		return;
+	}
+	ksft_print_msg("shortest sequence that fails, of %zu operations: %s\n",
+		       nr, t->failure);
+	print_ops(op, 0, nr);
+}
+
+/* ---- tests ---- */
+
+FIXTURE(twin) {
+	char dir[MAX_PATH];
+	struct twin *t;
+	unsigned int threads;
+	unsigned long ops;
+	uint64_t seed;
+	long breaks;
+};
+
+FIXTURE_SETUP(twin)
+{
+	struct sigaction bus_error = {
+		.sa_sigaction = on_bus_error,
+		.sa_flags = SA_SIGINFO | SA_NODEFER,
+	};
+	struct sigaction tick = {
+		.sa_handler = on_tick,
+		.sa_flags = SA_RESTART,
+	};
+	unsigned int seed;
+
+	ASSERT_EQ(sizeof(seed), getrandom(&seed, sizeof(seed), 0));
+	self->seed = number_from_env("KSM_EXT_SEED", seed);
+	self->ops = number_from_env("KSM_EXT_OPS", 0);
+	self->threads = number_from_env("KSM_EXT_THREADS", THREADS);
+	if (self->threads > MAX_THREADS)
+		self->threads = MAX_THREADS;
+	TH_LOG("seed %" PRIu64, self->seed);
+	sigaction(SIGBUS, &bus_error, NULL);
+	sigaction(SIGALRM, &tick, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	self->t = calloc(MAX_THREADS, sizeof(*self->t));
+	ASSERT_NE(NULL, self->t);
+	test_begin(_metadata, self->dir);
+	if (!control)
+		self->breaks = all_breaks(_metadata);
+}
+
+FIXTURE_TEARDOWN(twin)
+{
+	test_end(_metadata, self->dir);
+	free(self->t);
+}
+
+/* Had little been merged, little would be shown. */
+static void check_breaks(struct __test_metadata *_metadata, long before,
+			 unsigned long ops)
+{
+	long breaks;
+
+	if (control)
+		return;
+	breaks = all_breaks(_metadata) - before;
+	TH_LOG("%lu operations, %ld breaks", ops, breaks);
+	EXPECT_LE(ops / 10, breaks);
+}
+
+static void run_sequence(struct __test_metadata *_metadata, struct twin *t,
+			 const char *dir, uint64_t seed, unsigned long nr_ops)
+{
+	struct op op[EPISODE];
+	cpu_set_t cpus;
+	bool ok = true;
+
+	/* One processor: fewer orders in which things may happen */
+	CPU_ZERO(&cpus);
+	CPU_SET(sched_getcpu(), &cpus);
+	sched_setaffinity(0, sizeof(cpus), &cpus);
+	twin_begin(_metadata, t, dir);
+	ASSERT_TRUE(twin_enter(t));
+	for (unsigned long left = nr_ops; left && ok; seed++) {
+		size_t nr = left < EPISODE ? left : EPISODE;
+
+		draw_ops(t, seed, op, nr);
+		ok = run_ops(t, op, nr);
+		if (!ok) {
+			print_failure(t, op, nr, seed);
+			print_again(mode_of(t), seed, nr);
+			explain(t, op, nr);
+		}
+		left -= nr;
+	}
+	EXPECT_TRUE(ok);
+	TH_LOG("%lu pages merged, %lu calls declined, %lu faults", t->merged,
+	       t->declined, t->nr_injected);
+	twin_leave(t);
+	twin_end(t);
+}
+
+TEST_F_TIMEOUT(twin, sequence, INT_MAX)
+{
+	unsigned long nr = self->ops ?: SEQUENCE_OPS;
+
+	manual_attach();
+	run_sequence(_metadata, self->t, self->dir, self->seed, nr);
+	check_breaks(_metadata, self->breaks, nr);
+}
+
+/* Pages are still shared when the file system goes away. */
+TEST_F_TIMEOUT(twin, umount, INT_MAX)
+{
+	char mnt[MAX_PATH];
+
+	manual_attach();
+	mount_new(_metadata, self->dir, mnt, mkfs_like(self->dir), "");
+	self->t->keep = true;
+	run_sequence(_metadata, self->t, mnt, self->seed, EPISODE);
+	if (!control) {
+		EXPECT_LT(0, counter(_metadata, "aliases"));
+	}
+	EXPECT_EQ(0, umount(mnt)) TH_LOG("umount: %s", strerror(errno));
+	EXPECT_COUNTER("aliases", 0);
+	EXPECT_COUNTER("pages_shared", 0);
+}
+
+/* ---- storms ---- */
+
+struct worker {
+	struct twin *t;
+	pthread_t thread;
+	uint64_t seed;
+	unsigned long ops;
+	atomic_bool *stop;	/* of the storm: somebody failed */
+	bool ok;
+};
+
+static void *work(void *arg)
+{
+	struct worker *w = arg;
+	struct op *op = calloc(EPISODE, sizeof(*op));
+	unsigned long left = w->ops;
+
+	w->ok = twin_enter(w->t);
+	for (; left && w->ok && !*w->stop; w->seed++) {
+		size_t nr = left < EPISODE ? left : EPISODE;
+
+		draw_ops(w->t, w->seed, op, nr);
+		w->ok = run_ops(w->t, op, nr);
+		/* the first that fails tells */
+		if (!w->ok && !atomic_exchange(w->stop, true))
+			print_failure(w->t, op, nr, w->seed);
+		left -= nr;
+	}
+	twin_leave(w->t);
+	free(op);
+	return NULL;
+}
+
+/* Episodes of other threads have other seeds. */
+#define SEEDS_APART	1000000
+
+static void run_storm(struct __test_metadata *_metadata,
+		      FIXTURE_DATA(twin) *self, const char *mode,
+		      unsigned long nr_ops, atomic_bool *stop)
+{
+	struct worker workers[MAX_THREADS];
+	unsigned long declined = 0;
+	unsigned int i;
+
+	for (i = 0; i < self->threads; i++) {
+		struct worker *w = &workers[i];
+		char dir[MAX_PATH + 16];
+
+		w->t = &self->t[i];
+		w->t->storm = true;
+		w->seed = self->seed + i * SEEDS_APART;
+		w->ops = nr_ops / self->threads;
+		w->stop = stop;
+		snprintf(dir, sizeof(dir), "%s/%u", self->dir, i);
+		ASSERT_EQ(0, mkdir(dir, 0755));
+		twin_begin(_metadata, w->t, dir);
+	}
+	for (i = 0; i < self->threads; i++) {
+		ASSERT_EQ(0, pthread_create(&workers[i].thread, NULL, work,
+					    &workers[i]));
+	}
+	for (i = 0; i < self->threads; i++) {
+		struct worker *w = &workers[i];
+
+		pthread_join(w->thread, NULL);
+		declined += w->t->declined;
+		twin_end(w->t);
+		EXPECT_TRUE(w->ok);
+	}
+	if (*stop)
+		print_again(mode, self->seed, nr_ops);
+	*stop = true;
+	TH_LOG("%u threads, %lu calls declined", self->threads, declined);
+}
+
+/* The policy "all", without rest. */
+static struct bpf_link *attach_all(struct __test_metadata *_metadata)
+{
+	struct bpf_link *link;
+	struct all *all;
+
+	if (control)
+		return NULL;
+	all = all__open();
+	ASSERT_NE(NULL, all);
+	all->rodata->idle_ms = 0;
+	all->rodata->slice_pages = 512;
+	bpf_map__set_max_entries(all->maps.candidates, 16384);
+	ASSERT_EQ(0, all__load(all));
+	link = bpf_map__attach_struct_ops(all->maps.all_ops);
+	ASSERT_NE(NULL, link) TH_LOG("policy all: %s", strerror(errno));
+	return link;
+}
+
+TEST_F_TIMEOUT(twin, storm, INT_MAX)
+{
+	struct bpf_link *link = attach_all(_metadata);
+	unsigned long nr = self->ops ?: STORM_OPS;
+	atomic_bool stop = false;
+
+	run_storm(_metadata, self, "storm", nr, &stop);
+	bpf_link__destroy(link);
+	check_breaks(_metadata, self->breaks, nr);
+}
+
+/* ---- pressure ---- */
+
+#define CGROUPS "/sys/fs/cgroup/"
+#define MPOL_MF_MOVE_ALL 4
+
+struct pressure {
+	const struct twin *t;
+	unsigned int threads;
+	char reclaim[MAX_PATH];
+	atomic_bool *stop;
+};
+
+/* Pages of the kept mappings, wherever they are by now. */
+static void move_all(const struct twin *t, int node)
+{
+	int status[2 * MAX_PAGES], nodes[2 * MAX_PAGES];
+	void *addr[2 * MAX_PAGES];
+
+	for (int i = 0; i < NFILES; i++) {
+		for (size_t j = 0; j < ARRAY_SIZE(addr); j++) {
+			addr[j] = t->files[i].slot[0] + j * PAGE;
+			nodes[j] = node;
+		}
+		syscall(SYS_move_pages, 0, ARRAY_SIZE(addr), addr, nodes,
+			status, MPOL_MF_MOVE_ALL);
+	}
+}
+
+static void *press(void *arg)
+{
+	struct pressure *p = arg;
+
+	for (unsigned int i = 0; !*p->stop; i++) {
+		write_text(p->reclaim, "256K");
+		move_all(&p->t[i % p->threads], i / p->threads % 2);
+		if (i % 16 == 0)
+			write_text("/proc/sys/vm/compact_memory", "1");
+		sched_yield();
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(twin, pressure, INT_MAX)
+{
+	struct pressure p = { .t = self->t, .threads = self->threads };
+	struct bpf_link *link = attach_all(_metadata);
+	unsigned long nr = self->ops ?: PRESSURE_OPS;
+	char group[MAX_PATH - 32], procs[MAX_PATH];
+	atomic_bool stop = false;
+	pthread_t thread;
+
+	/* What this process brings into memory counts for a group of its own. */
+	ASSERT_EQ(0, write_text(CGROUPS "cgroup.subtree_control", "+memory"));
+	snprintf(group, sizeof(group), CGROUPS "twin.%d", getpid());
+	ASSERT_EQ(0, mkdir(group, 0755));
+	snprintf(procs, sizeof(procs), "%s/cgroup.procs", group);
+	ASSERT_EQ(0, write_text(procs, "0"));
+	snprintf(p.reclaim, sizeof(p.reclaim), "%s/memory.reclaim", group);
+	p.stop = &stop;
+	ASSERT_EQ(0, pthread_create(&thread, NULL, press, &p));
+
+	run_storm(_metadata, self, "pressure", nr, &stop);
+	pthread_join(thread, NULL);
+	bpf_link__destroy(link);
+	check_breaks(_metadata, self->breaks, nr);
+	ASSERT_EQ(0, write_text(CGROUPS "cgroup.procs", "0"));
+	EXPECT_EQ(0, rmdir(group));
+}
+
+/* ---- faults ---- */
+
+#define DEBUGFS "/sys/kernel/debug/"
+
+/* The block device that @dir is on. */
+static void disk_of(struct __test_metadata *_metadata, const char *dir,
+		    struct stat *st)
+{
+	char cmd[MAX_PATH + 32], disk[MAX_PATH] = "";
+	FILE *in;
+
+	snprintf(cmd, sizeof(cmd), "findmnt -no SOURCE -T %s", dir);
+	in = popen(cmd, "r");
+	ASSERT_NE(NULL, in);
+	fgets(disk, sizeof(disk), in);
+	pclose(in);
+	disk[strcspn(disk, "\n")] = 0;
+	ASSERT_EQ(0, stat(disk, st)) TH_LOG("disk of %s: %s", dir, disk);
+}
+
+/* Nothing fails by chance: only what fail-nth asks for. */
+static void faults_setup(struct __test_metadata *_metadata, struct twin *t,
+			 const char *dir)
+{
+	static const char *const settings[][2] = {
+		{ DEBUGFS "failslab/ignore-gfp-wait", "N" },
+		{ DEBUGFS "failslab/verbose", "0" },
+		{ DEBUGFS "fail_page_alloc/ignore-gfp-wait", "N" },
+		{ DEBUGFS "fail_page_alloc/ignore-gfp-highmem", "N" },
+		{ DEBUGFS "fail_page_alloc/min-order", "0" },
+		{ DEBUGFS "fail_page_alloc/verbose", "0" },
+		{ DEBUGFS "fail_make_request/verbose", "0" },
+	};
+	char path[MAX_PATH];
+	struct stat st;
+
+	for (size_t i = 0; i < ARRAY_SIZE(settings); i++) {
+		ASSERT_EQ(0, write_text(settings[i][0], settings[i][1])) {
+			TH_LOG("%s", settings[i][0]);
+		}
+	}
+	disk_of(_metadata, dir, &st);
+	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/make-it-fail",
+		 major(st.st_rdev), minor(st.st_rdev));
+	t->fail_io = open(path, O_WRONLY);
+	ASSERT_LE(0, t->fail_io) TH_LOG("%s: %s", path, strerror(errno));
+	t->faults = true;
+}
+
+TEST_F_TIMEOUT(twin, faults, INT_MAX)
+{
+	unsigned long nr = self->ops ?: FAULT_OPS;
+
+	if (access("/proc/thread-self/fail-nth", W_OK))
+		SKIP(return, "nothing can fail on purpose: see CONFIG=debug");
+	manual_attach();
+	faults_setup(_metadata, self->t, self->dir);
+	run_sequence(_metadata, self->t, self->dir, self->seed, nr);
+	EXPECT_LE(nr / 50, self->t->nr_injected);
+	check_breaks(_metadata, self->breaks, nr);
+}
+
+int main(int argc, char **argv)
+{
+	manual_load();
+	return test_harness_run(argc, argv);
+}
