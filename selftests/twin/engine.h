@@ -95,6 +95,7 @@ struct twin {
 	bool storm;		/* somebody else merges, and others do the same */
 	bool trace;
 	bool xfs;
+	bool no_pins;		/* nothing is written through pins of pages */
 	bool keep;		/* files stay at the end, for umount */
 	bool faults;		/* allocations and requests fail on purpose */
 	struct twin_file files[NFILES];
@@ -658,6 +659,11 @@ static void twin_begin(struct __test_metadata *_metadata, struct twin *t,
 
 	t->_metadata = _metadata;
 	t->xfs = fs_magic(dir) == XFS_SUPER_MAGIC;
+	/*
+	 * btrfs fails writeback of a page that somebody else had written back
+	 * between the pin and the write through it, as reclaim may.
+	 */
+	t->no_pins = t->storm && fs_magic(dir) == BTRFS_SUPER_MAGIC;
 	t->trace = number_from_env("KSM_EXT_TRACE", 0);
 	t->shared = mmap(NULL, (NFILES + 1) * MAX_SIZE, PROT_READ | PROT_WRITE,
 			 MAP_SHARED | MAP_ANONYMOUS, -1, 0);

@@ -123,7 +123,7 @@ static void op_direct(struct twin *t, const struct op *op)
 		break;
 	case DIRECT_READ_MAPPED:
 		mapped = inside(f, off, mapped) & -SECTOR;
-		if (!mapped)
+		if (!mapped || t->no_pins)
 			break;
 		memcpy(t->data, f->f.want + off, mapped);
 		may_collide(t);
@@ -464,7 +464,7 @@ static void op_poke(struct twin *t, const struct op *op)
 	ssize_t n;
 	int fd;
 
-	if (!len)
+	if (!len || t->no_pins)
 		return;
 	switch (op->way) {
 	case POKE_SELF:
