@@ -1045,7 +1045,10 @@ static void op_check_all(struct twin *t, const struct op *op)
 
 #define MAX_WAYS 10
 
-/* Allocations may fail on purpose all the time */
+/*
+ * Allocations may fail on purpose all the time.  File systems do not undo what
+ * they had done of cutting, cloning and the like, and complain.
+ */
 #define MAY_FAIL	1
 /* So may requests to the disk */
 #define MAY_FAIL_IO	2
@@ -1083,10 +1086,10 @@ static const struct operation {
 	{ "poke", op_poke, 3, MAY_FAIL | CHANGES, { "self", "peer", "mem" } },
 	{ "splice", op_splice, 6, MAY_FAIL | CHANGES,
 	  { "file", "bytes", "tee", "user", "mapped", "sendfile", "hold" } },
-	{ "copy", op_copy, 6, MAY_FAIL | CHANGES,
+	{ "copy", op_copy, 6, CHANGES,
 	  { "range", "clone", "clone-range", "dedupe" } },
-	{ "truncate", op_truncate, 3, MAY_FAIL | CHANGES, { "to", "cut", "grow" } },
-	{ "fallocate", op_fallocate, 6, MAY_FAIL | CHANGES,
+	{ "truncate", op_truncate, 3, CHANGES, { "to", "cut", "grow" } },
+	{ "fallocate", op_fallocate, 6, CHANGES,
 	  { "plain", "keep-size", "punch", "zero", "zero-keep", "collapse",
 	    "insert" } },
 	{ "replace", op_replace, 1, CHANGES, { "create", "rename" } },
