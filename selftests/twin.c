@@ -29,7 +29,7 @@
 
 #define EPISODE		1000
 #define SEQUENCE_OPS	40000
-#define STORM_OPS	30000
+#define STORM_OPS	20000
 #define PRESSURE_OPS	10000
 #define FAULT_OPS	20000
 #define THREADS		3
