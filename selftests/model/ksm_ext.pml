@@ -25,7 +25,7 @@
  *   brk, MOVE_BACK	ksm_ext_break(), ksm_ext_move_back()
  *   drop		ksm_ext_drop(), ksm_ext_empty_slot()
  *   FREE_ROOT		ksm_ext_free_root()
- *   MERGE		ksm_ext_merge_page(): PAGE_GET and ISOLATE are its
+ *   MERGE		ksm_ext_merge_pages(): PAGE_GET and ISOLATE are its
  *			ksm_ext_page_get() and ksm_ext_page_isolate(), REPLACE,
  *			MAKE_ROOT, JOIN and MOVE those of alias.c
  *   ZAP		unmap_mapping_pages(), unmap_mapping_folio()
@@ -53,14 +53,14 @@
  *  - i_pages locks: each change of a slot is one step, what else such a section
  *    does is protected by the folio lock or frozen references, and nobody waits
  *    for anything in it.  The same goes for i_mmap_rwsem and page table locks.
- *  - In MERGE the look whether the pages share already: a trylock tells, too.
+ *  - In MERGE ksm_ext_promising(), a guess: what comes after it decides.
  *  - A page has one bit of contents, which writes flip: a write to the copy of
  *    an old page shows.  A file has one page, and one process maps it, whose
  *    one TLB entry outlives the page table entry until somebody flushes.
  *  - A direct write to a page that is written to through a mapping as well:
  *    only page 0 has the former and only page 1 the latter if there are both.
- *  - Large folios, memory failure, shadows, max_page_sharing, domains, and the
- *    end of an inode.
+ *  - Large folios, memory failure and ksm_ext_disband(), shadows,
+ *    max_page_sharing, domains, and the end of an inode.
  *  - munmap() that has taken the VMA from the file and has not flushed yet.
  */
 
