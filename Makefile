@@ -115,6 +115,11 @@ mutate: all kernel-default
 mutate:	## prove that tests can fail, hook by hook (M="name...")
 	@selftests/mutate/run $(M)
 
+.PHONY: crash
+crash: kernel-$(CONFIG) policies ksmx $B/crash/crash
+crash:	## kill machines that write to merged files (FS= ROUNDS= SEED=)
+	@selftests/crash/run $(or $(FS),ext4 xfs btrfs)
+
 .PHONY: model
 model:	## check a model of the locking protocol, all orders of steps
 	@selftests/model/run
@@ -195,6 +200,11 @@ $B/bench/%: selftests/bench/%.c $(skels) $B/vmlinux.h
 	@echo "  CC       $@"
 	@mkdir -p $(@D)
 	$Q$(CC) $(TEST_CFLAGS) $< $(LDLIBS) -lxxhash -o $@
+
+$B/crash/crash: selftests/crash/crash.c
+	@echo "  CC       $@"
+	@mkdir -p $(@D)
+	$Q$(CC) $(CFLAGS) $< -lpthread -o $@
 
 $B/run/%: selftests/run/%.c $B/vmlinux.h
 	@echo "  CC       $@"
