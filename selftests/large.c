@@ -217,6 +217,25 @@ TEST_F(large, within_folio_differ)
 	check_shared(0, NPAGES);
 }
 
+/* A folio of which a part is locked into memory does not say so. */
+TEST_F(large, mlocked_part)
+{
+	unsigned char *map;
+	long refused;
+
+	SKIP_IF_CONTROL();
+	map = file_map(_metadata, &self->b, PROT_READ, MAP_SHARED);
+	ASSERT_EQ(0, mlock(map + 3 * PAGE, PAGE));
+	refused = counter(_metadata, "merge/refused_mlocked");
+	EXPECT_EQ(-EBUSY, merge_pages(_metadata, &self->a, 0, &self->b, 0, NR));
+	EXPECT_LT(refused, counter(_metadata, "merge/refused_mlocked"));
+	EXPECT_EQ(1, merge_pages(_metadata, &self->a, 5, &self->b, 5, 1));
+	ASSERT_EQ(0, munlock(map + 3 * PAGE, PAGE));
+	merge_all(&self->a, &self->b);
+	check_map(&self->b, map);
+	file_unmap(&self->b, map);
+}
+
 /* A root of three stays large when one leaves, and the last gets it back. */
 TEST_F(large, leave)
 {
