@@ -31,6 +31,7 @@ BPF_CFLAGS := -O2 -g -target bpf -mcpu=v3 -D__TARGET_ARCH_x86 -Wall -Werror \
 TEST_CFLAGS := $(CFLAGS) -I$B/selftests \
 	-isystem $B/linux/tools/testing/selftests
 LDLIBS := $(LIBBPF) -lelf -lz -lcjson -lpthread
+KSMX_LDLIBS := -lm -lncursesw -ltinfo -lsystemd -lxxhash
 
 policies := $(patsubst bpf/%.bpf.c,$B/%.bpf.o,$(wildcard bpf/*.bpf.c))
 loader := $(patsubst loader/%.c,$B/loader/%.o,$(wildcard loader/*.c))
@@ -166,11 +167,11 @@ $B/%.bpf.o: bpf/%.bpf.c $B/vmlinux.h
 $B/loader/%.o: loader/%.c $B/vmlinux.h
 	@echo "  CC       $@"
 	@mkdir -p $(@D)
-	$Q$(CC) $(CFLAGS) -c $< -o $@
+	$Q$(CC) $(CFLAGS) -isystem $B/linux/tools/include/uapi -c $< -o $@
 
 $B/ksmx: $(loader)
 	@echo "  LD       $@"
-	$Q$(CC) $^ $(LDLIBS) -o $@
+	$Q$(CC) $^ $(LDLIBS) $(KSMX_LDLIBS) -o $@
 
 $B/selftests/%.bpf.o: selftests/bpf/%.bpf.c $B/vmlinux.h
 	@echo "  BPF      $@"

@@ -23,6 +23,7 @@
 #include <asm-generic/errno.h>
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
+#include "ksm_ext_domain.h"
 
 /**
  * ksm_ext_discover() - give ids to files that came into memory
@@ -132,27 +133,12 @@ extern int ksm_ext_unmerge(u64 file, u64 index, u32 nr) __ksym;
  * ksm_ext_owner_domain() - the trust domain that the policies here use
  * @file:	facts about the file
  *
- * Files share pages only with files of the same owner that the same others may
- * read, and only when nobody but the owner may write them.  Whoever can write
- * one of the files and time the write could otherwise learn what a file holds
- * that is not theirs; whoever can map one sees in /proc/self/smaps whether its
- * pages are mapped elsewhere.
- *
- * Return: the domain, 0 (never merge) for files others may write.
+ * Return: as ksm_ext_domain_of() does, which says why.
  */
 static __always_inline u64
 ksm_ext_owner_domain(const struct ksm_ext_file_stat *file)
 {
-	const u32 nobody = -1;		/* neither a uid nor a gid */
-
-	if (file->mode & 0022)
-		return 0;
-	/* Inverted, so that none of them is 0 */
-	if (file->mode & 0004)
-		return ~((u64)file->uid << 32 | nobody);
-	if (file->mode & 0040)
-		return ~((u64)file->uid << 32 | file->gid);
-	return ~((u64)nobody << 32 | file->uid);
+	return ksm_ext_domain_of(file->mode, file->uid, file->gid);
 }
 
 #endif /* __KSM_EXT_BPF_H */

@@ -1,24 +1,28 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * ksmx: loads, swaps, unloads and shows ksm_ext policies.
+ * ksmx: loads, swaps, unloads, explains and watches ksm_ext policies.
  */
 #ifndef __KSMX_H
 #define __KSMX_H
 
+#include <argp.h>
 #include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
 
+#include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <cjson/cJSON.h>
 
-#define KSMX_VERSION	"0.1"
+#define KSMX_VERSION	"0.2"
+
+#define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
+#define MIB		(1024.0 * 1024.0)
 
 #define BPFFS		"/sys/fs/bpf"
 #define PIN_DIR		BPFFS "/ksm_ext"
 #define PIN_LINK	PIN_DIR "/link"
 #define PIN_MAPS	PIN_DIR "/maps"
-#define PIN_MAPS_NEW	PIN_DIR "/maps_new"
 #define SYSFS		"/sys/kernel/mm/ksm_ext"
 
 #define NR_POLICY_DIRS	3
@@ -33,16 +37,60 @@ enum {
 	KSMX_BAD_OBJECT,
 	KSMX_WRONG_STATE,
 	KSMX_EJECTED,
+	NR_KSMX_STATUSES,
 };
 
+/* What options say; which command takes which is in the command table. */
 struct options {
 	bool json;
 	bool verbose;
 	const char **sets;	/* NAME=NUMBER */
 	size_t nr_sets;
+	bool unmerge;
+	const char *output;
+	bool every_page;
+	bool any_fs;
+	bool one_fs;
+	size_t memory;		/* bytes */
+	size_t nr_files;
 };
 
 extern struct options options;
+
+/* What an argument of a command names, for completion. */
+enum words {
+	WORDS_NONE,
+	WORDS_POLICY,
+	WORDS_TUNABLE,
+	WORDS_COMMAND,
+	WORDS_PATH,
+};
+
+#define ANY_NUMBER	INT_MAX
+
+/*
+ * All that there is to say about a command.  Parser, help, manual page and
+ * completion are made from this.
+ */
+struct command {
+	const char *name;
+	const char *args;	/* as in a synopsis */
+	const char *brief;	/* half a line */
+	const char *doc;	/* paragraphs */
+	const char *examples;	/* one a line */
+	int min_args, max_args;
+	enum words words;
+	const struct argp_option *options;	/* besides the common ones */
+	int (*run)(int argc, char **argv);	/* returns an exit status */
+};
+
+/* commands.c */
+extern const struct command commands[];
+extern const size_t nr_commands;
+extern const struct argp_option common_options[];
+extern const char * const statuses[NR_KSMX_STATUSES];
+extern const char summary[];
+const struct command *find_command(const char *name);
 
 /* A policy on its way into the kernel. */
 struct policy {
@@ -58,11 +106,21 @@ int fail(int status, const char *fmt, ...)
 const char *libbpf_said(void);
 const char *verifier_said(void);
 int print_json(cJSON *object);
+int print_json_line(cJSON *object);
 
 /* system.c: what the running kernel offers */
 int check_support(void);
 int check_loadable(void);
+bool capable(int cap);
 bool sysfs_read(const char *name, char *buf, size_t size);
+int sysfs_write(const char *name, const char *value);
+
+/* counters.c: what the kernel counts */
+cJSON *read_counters(const char *folder);
+cJSON *read_status(void);
+double get_number(const cJSON *object, const char *name);
+const char *get_string(const cJSON *object, const char *name);
+bool ksm_extd_cpu_seconds(double *seconds);
 
 /* object.c: policies as files */
 void policy_dirs(char dirs[NR_POLICY_DIRS][PATH_MAX]);
@@ -71,12 +129,38 @@ int policy_open(const char *name, struct policy *policy);
 int policy_set(const struct policy *policy, const char *setting);
 const char *policy_about(const struct policy *policy);
 const char *policy_name(const struct policy *policy);
+char *policy_misfit(const struct policy *policy, const struct btf *kernel);
+cJSON *list_policies(void);
+
+/* tunables.c: numbers that a policy lets people change */
+const struct btf_type *resolve(const struct btf *btf, __u32 id);
+__u32 find_member(const struct btf *btf, const struct btf_type *type,
+		  const char *name, size_t *offset);
+int parse_setting(const char *setting, char *name, size_t size,
+		  const char **value);
+int set_number(const struct btf_type *type, void *data, const char *name,
+	       const char *text);
+cJSON *read_tunables(void);
+
+/* load.c: who is in charge */
+const char *pinned_dir(void);
+int pinned_map(const char *name);
+int link_map_id(int link);
+int put_in_charge(const char *name);
+int end_charge(int link);
 
 /* The commands; each returns an exit status. */
-int cmd_load(const char *name);		/* load.c */
-int cmd_swap(const char *name);
-int cmd_unload(const char *unused);
-int cmd_status(const char *unused);	/* status.c */
-int cmd_list(const char *unused);
+int cmd_load(int argc, char **argv);	/* load.c */
+int cmd_swap(int argc, char **argv);
+int cmd_unload(int argc, char **argv);
+int cmd_run(int argc, char **argv);	/* run.c */
+int cmd_set(int argc, char **argv);	/* tunables.c */
+int cmd_status(int argc, char **argv);	/* status.c */
+int cmd_list(int argc, char **argv);
+int cmd_top(int argc, char **argv);	/* top.c */
+int cmd_metrics(int argc, char **argv);	/* metrics.c */
+int cmd_estimate(int argc, char **argv);	/* estimate.c */
+int cmd_doctor(int argc, char **argv);	/* doctor.c */
+int cmd_help(int argc, char **argv);	/* main.c */
 
 #endif /* __KSMX_H */

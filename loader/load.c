@@ -4,13 +4,21 @@
  *
  * The pinned link keeps a policy in charge after ksmx is gone, the pinned maps
  * are for looking at.  A command either does all of its work or leaves things
- * as they were: maps are pinned first, the kernel is asked last.
+ * as they were.  Where it is killed in between, the link tells what is true,
+ * and settle() makes the maps fit:
+ *
+ *	load	maps are pinned, the policy is put in charge, the link pinned.
+ *		Until then all ends with ksmx.
+ *	swap	the new maps are pinned beside the old ones, the link changes
+ *		hands, the maps change places.
+ *	unload	the link is detached, the pins are removed.
  */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -20,24 +28,35 @@
 
 #include "ksmx.h"
 
-/* One ksmx at a time changes things; the lock goes with the process. */
-static int lock_pins(void)
+#define PIN_MAPS_NEW	PIN_DIR "/maps_new"
+
+/* Held by who changes things. */
+static int lock_fd = -1;
+
+static int fail_pins(void)
 {
-	int fd;
-
-	if (mkdir(PIN_DIR, 0700) && errno != EEXIST)
-		goto fail;
-	fd = open(PIN_DIR, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0 || flock(fd, LOCK_EX))
-		goto fail;
-	return KSMX_OK;
-
-fail:
 	if (errno == EACCES || errno == EPERM)
 		return fail(KSMX_NO_PRIVILEGE,
 			    "not permitted to write to " BPFFS ": run as root");
 	return fail(KSMX_FAILED, "cannot use " PIN_DIR ": %s",
 		    strerror(errno));
+}
+
+/* One ksmx at a time changes things; the lock goes with the process. */
+static int lock_pins(void)
+{
+	if (mkdir(PIN_DIR, 0700) && errno != EEXIST)
+		return fail_pins();
+	lock_fd = open(PIN_DIR, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (lock_fd < 0 || flock(lock_fd, LOCK_EX))
+		return fail_pins();
+	return KSMX_OK;
+}
+
+static void unlock_pins(void)
+{
+	close(lock_fd);
+	lock_fd = -1;
 }
 
 static void remove_maps(const char *dir)
@@ -51,6 +70,112 @@ static void remove_maps(const char *dir)
 		unlinkat(dirfd(d), entry->d_name, 0);
 	closedir(d);
 	rmdir(dir);
+}
+
+/* Return: id of the map whose policy the link has in charge, 0 for none. */
+int link_map_id(int link)
+{
+	struct bpf_link_info info = {};
+	__u32 len = sizeof(info);
+
+	if (bpf_link_get_info_by_fd(link, &info, &len))
+		return 0;
+	return info.struct_ops.map_id;
+}
+
+/* Is this map one of those pinned in @dir? */
+static bool maps_hold(const char *dir, __u32 id)
+{
+	struct dirent *entry;
+	bool found = false;
+	DIR *d = opendir(dir);
+
+	while (d && !found && (entry = readdir(d))) {
+		struct bpf_map_info info = {};
+		__u32 len = sizeof(info);
+		char path[PATH_MAX];
+		int fd;
+
+		snprintf(path, sizeof(path), "%s/%s", dir, entry->d_name);
+		fd = bpf_obj_get(path);
+		if (fd < 0)
+			continue;
+		found = !bpf_map_get_info_by_fd(fd, &info, &len) &&
+			info.id == id;
+		close(fd);
+	}
+	if (d)
+		closedir(d);
+	return found;
+}
+
+/*
+ * Where the maps of the policy are that ksmx has put in charge.
+ * Return: a folder, or NULL if there is no such policy.
+ */
+const char *pinned_dir(void)
+{
+	int link = bpf_obj_get(PIN_LINK), id;
+
+	if (link < 0)
+		return NULL;
+	id = link_map_id(link);
+	close(link);
+	if (!id) {
+		errno = ENOENT;
+		return NULL;
+	}
+	return maps_hold(PIN_MAPS, id) ? PIN_MAPS : PIN_MAPS_NEW;
+}
+
+/* One of them.  Return: a descriptor, or -1. */
+int pinned_map(const char *name)
+{
+	const char *dir = pinned_dir();
+	char path[PATH_MAX];
+
+	if (!dir)
+		return -1;
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	return bpf_obj_get(path);
+}
+
+/* Makes the new maps the pinned ones, in one step. */
+static void replace_maps(void)
+{
+	if (renameat2(AT_FDCWD, PIN_MAPS_NEW, AT_FDCWD, PIN_MAPS,
+		      RENAME_EXCHANGE))
+		rename(PIN_MAPS_NEW, PIN_MAPS);
+	remove_maps(PIN_MAPS_NEW);
+}
+
+static void remove_pins(void)
+{
+	unlink(PIN_LINK);
+	remove_maps(PIN_MAPS);
+	remove_maps(PIN_MAPS_NEW);
+}
+
+/*
+ * Finishes what a ksmx that was killed has begun, and forgets policies that
+ * ended by themselves.
+ * Return: the link of the policy in charge, or -1.
+ */
+static int settle(void)
+{
+	int link = bpf_obj_get(PIN_LINK);
+	int id = link >= 0 ? link_map_id(link) : 0;
+
+	if (!id) {
+		if (link >= 0)
+			close(link);
+		remove_pins();
+		return -1;
+	}
+	if (!maps_hold(PIN_MAPS, id) && maps_hold(PIN_MAPS_NEW, id))
+		replace_maps();
+	remove_maps(PIN_MAPS_NEW);
+	return link;
 }
 
 /* The policy is open but could not be loaded: say why. */
@@ -78,6 +203,22 @@ static int fail_load(const struct policy *policy, int err)
 		    policy->path, why);
 }
 
+static int check_layout(const struct policy *policy)
+{
+	struct btf *kernel = btf__load_vmlinux_btf();
+	char *why;
+	int ret;
+
+	why = kernel ? policy_misfit(policy, kernel) : NULL;
+	btf__free(kernel);
+	if (!why)
+		return KSMX_OK;
+	ret = fail(KSMX_BAD_OBJECT, "%s was built for another kernel: %s",
+		   policy->path, why);
+	free(why);
+	return ret;
+}
+
 /* Loads programs and maps, and pins the maps; nobody is asked for anything. */
 static int prepare(const char *name, struct policy *policy)
 {
@@ -88,40 +229,26 @@ static int prepare(const char *name, struct policy *policy)
 	if (ret)
 		return ret;
 
-	for (i = 0; i < options.nr_sets; i++) {
+	ret = check_layout(policy);
+	for (i = 0; i < options.nr_sets && !ret; i++)
 		ret = policy_set(policy, options.sets[i]);
-		if (ret)
-			goto close;
-	}
+	if (ret)
+		goto close;
 
 	err = bpf_object__load(policy->obj);
 	if (err) {
 		ret = fail_load(policy, err);
 		goto close;
 	}
-
-	remove_maps(PIN_MAPS_NEW);	/* of a ksmx that was killed */
 	err = bpf_object__pin_maps(policy->obj, PIN_MAPS_NEW);
-	if (err) {
-		ret = fail(KSMX_FAILED, "cannot pin maps at " PIN_MAPS ": %s",
-			   strerror(-err));
-		goto close;
-	}
-	return KSMX_OK;
-
+	if (!err)
+		return KSMX_OK;
+	ret = fail(KSMX_FAILED, "cannot pin maps at " PIN_MAPS ": %s",
+		   strerror(-err));
+	remove_maps(PIN_MAPS_NEW);
 close:
 	bpf_object__close(policy->obj);
-	remove_maps(PIN_MAPS_NEW);
 	return ret;
-}
-
-/* Makes the new maps the pinned ones, in one step. */
-static void replace_maps(void)
-{
-	if (renameat2(AT_FDCWD, PIN_MAPS_NEW, AT_FDCWD, PIN_MAPS,
-		      RENAME_EXCHANGE))
-		rename(PIN_MAPS_NEW, PIN_MAPS);
-	remove_maps(PIN_MAPS_NEW);
 }
 
 static int fail_kernel(const struct policy *policy, int err)
@@ -129,6 +256,9 @@ static int fail_kernel(const struct policy *policy, int err)
 	if (err == -EPERM || err == -EACCES)
 		return fail(KSMX_NO_PRIVILEGE,
 			    "not permitted to put a policy in charge: run as root");
+	if (err == -EBUSY)
+		return fail(KSMX_WRONG_STATE,
+			    "a policy that ksmx did not load is in charge: see bpftool link");
 	if (err == -EINVAL)
 		return fail(KSMX_FAILED,
 			    "the kernel refused '%s': check name (A-Z a-z 0-9 _ -), timeout_ms, init()",
@@ -159,56 +289,33 @@ static int report_done(const struct policy *policy, const char *what)
 	return KSMX_OK;
 }
 
-int cmd_load(const char *name)
+static int load_policy(const char *name)
 {
 	struct policy policy;
 	struct bpf_link *link;
 	int err, ret;
 
-	ret = check_loadable() ?: lock_pins();
-	if (ret)
-		return ret;
-	if (!access(PIN_LINK, F_OK)) {
-		char now[64] = "", state[32] = "";
-
-		sysfs_read("policy", now, sizeof(now));
-		sysfs_read("state", state, sizeof(state));
-		if (*now)
-			return fail(KSMX_WRONG_STATE,
-				    "'%s' is loaded already (%s): ksmx swap %s",
-				    now, state, name);
-		return fail(KSMX_WRONG_STATE,
-			    "a policy that ended is still pinned: ksmx unload, then load %s",
-			    name);
-	}
-
 	ret = prepare(name, &policy);
 	if (ret)
 		return ret;
+	replace_maps();
 
 	link = bpf_map__attach_struct_ops(policy.ops);
 	if (!link) {
-		err = -errno;
-		if (err == -EBUSY)
-			ret = fail(KSMX_WRONG_STATE,
-				   "a policy that ksmx did not load is in charge: see bpftool link");
-		else
-			ret = fail_kernel(&policy, err);
+		ret = fail_kernel(&policy, -errno);
 		goto out;
 	}
-
 	err = bpf_link__pin(link, PIN_LINK);
 	if (err)
 		ret = fail(KSMX_FAILED, "cannot pin " PIN_LINK ": %s",
 			   strerror(-err));
-	else
-		replace_maps();
 	/* Gives up our reference; only a pin keeps the policy in charge. */
 	bpf_link__destroy(link);
 	if (!ret)
 		ret = report_done(&policy, "loaded");
 out:
-	remove_maps(PIN_MAPS_NEW);
+	if (access(PIN_LINK, F_OK))
+		remove_maps(PIN_MAPS);
 	bpf_object__close(policy.obj);
 	return ret;
 }
@@ -230,22 +337,14 @@ static int complete_ops(const struct policy *policy)
 	return errno == EBUSY ? 0 : -errno;
 }
 
-int cmd_swap(const char *name)
+static int swap_policy(int link, const char *name)
 {
 	struct policy policy;
-	int err, ret, link;
-
-	ret = check_loadable() ?: lock_pins();
-	if (ret)
-		return ret;
-	link = bpf_obj_get(PIN_LINK);
-	if (link < 0)
-		return fail(KSMX_WRONG_STATE,
-			    "nothing is loaded: ksmx load %s", name);
+	int err, ret;
 
 	ret = prepare(name, &policy);
 	if (ret)
-		goto out;
+		return ret;
 
 	err = complete_ops(&policy);
 	if (!err)
@@ -257,18 +356,117 @@ int cmd_swap(const char *name)
 		remove_maps(PIN_MAPS_NEW);
 		if (err == -ENOLINK)
 			ret = fail(KSMX_WRONG_STATE,
-				   "the policy ended meanwhile: ksmx unload, then load %s",
+				   "the policy ended meanwhile: ksmx load %s",
 				   name);
 		else
 			ret = fail_kernel(&policy, err);
 	}
 	bpf_object__close(policy.obj);
-out:
-	close(link);
 	return ret;
 }
 
-int cmd_unload(const char *unused)
+int cmd_load(int argc, char **argv)
+{
+	char now[64] = "", state[32] = "";
+	int ret;
+
+	ret = check_loadable() ?: lock_pins();
+	if (ret)
+		return ret;
+	if (settle() < 0)
+		return load_policy(argv[0]);
+	sysfs_read("policy", now, sizeof(now));
+	sysfs_read("state", state, sizeof(state));
+	return fail(KSMX_WRONG_STATE, "'%s' is loaded already (%s): ksmx swap %s",
+		    now, state, argv[0]);
+}
+
+int cmd_swap(int argc, char **argv)
+{
+	int ret, link;
+
+	ret = check_loadable() ?: lock_pins();
+	if (ret)
+		return ret;
+	link = settle();
+	if (link < 0)
+		return fail(KSMX_WRONG_STATE,
+			    "nothing is loaded: ksmx load %s", argv[0]);
+	return swap_policy(link, argv[0]);
+}
+
+/*
+ * Loads a policy, or swaps to it.
+ * Return: the link, to watch, or the negative of an exit status.
+ */
+int put_in_charge(const char *name)
+{
+	int link, ret;
+
+	ret = check_loadable() ?: lock_pins();
+	if (ret)
+		return -ret;
+	link = settle();
+	if (link >= 0) {
+		ret = swap_policy(link, name);
+	} else {
+		ret = load_policy(name);
+		if (!ret) {
+			link = bpf_obj_get(PIN_LINK);
+			if (link < 0)
+				ret = fail_pins();
+		}
+	}
+	unlock_pins();
+	return ret ? -ret : link;
+}
+
+/*
+ * Detach, since dropping the last reference ends a policy only some time
+ * later, and others may hold one.  An ejected policy may be detached.
+ */
+static int detach(int link)
+{
+	if (bpf_link_detach(link) && errno != ENOLINK && errno != EINVAL)
+		return fail(KSMX_FAILED, "cannot detach the policy: %s",
+			    strerror(errno));
+	return KSMX_OK;
+}
+
+/* Ends what put_in_charge() has begun, and nothing else. */
+int end_charge(int link)
+{
+	int ret;
+
+	ret = lock_pins();
+	if (ret)
+		return ret;
+	ret = detach(link);
+	link = settle();
+	if (link >= 0)
+		close(link);
+	unlock_pins();
+	return ret;
+}
+
+/* Gives all pages back, and leaves the button as it was. */
+static int unmerge_all(void)
+{
+	char run[16] = "";
+	int err;
+
+	sysfs_read("run", run, sizeof(run));
+	err = sysfs_write("run", "2");
+	if (!err && !strcmp(run, "1"))
+		err = sysfs_write("run", run);
+	if (err)
+		return fail(err == -EACCES ? KSMX_NO_PRIVILEGE : KSMX_FAILED,
+			    "cannot write to " SYSFS "/run: %s",
+			    strerror(-err));
+	return KSMX_OK;
+}
+
+int cmd_unload(int argc, char **argv)
 {
 	char name[64] = "";
 	int link, ret;
@@ -276,31 +474,33 @@ int cmd_unload(const char *unused)
 	ret = check_loadable() ?: lock_pins();
 	if (ret)
 		return ret;
-	link = bpf_obj_get(PIN_LINK);
-	if (link < 0)
+	/* An ejected policy may be detached, and is unloaded all the same. */
+	if (!access(PIN_LINK, F_OK))
+		sysfs_read("policy", name, sizeof(name));
+	else if (!options.unmerge)
 		return fail(KSMX_WRONG_STATE, "nothing is loaded");
 
-	sysfs_read("policy", name, sizeof(name));
-	/* Detach, since dropping the last reference ends it only some time
-	 * later, and others may hold one.  An ejected policy is detached.
-	 */
-	if (bpf_link_detach(link) && errno != ENOLINK && errno != EINVAL) {
-		ret = fail(KSMX_FAILED, "cannot detach the policy: %s",
-			   strerror(errno));
-		close(link);
-		return ret;
+	link = settle();
+	if (link >= 0) {
+		ret = detach(link);
+		if (ret)
+			return ret;
+		remove_pins();
 	}
-	close(link);
-	unlink(PIN_LINK);
-	remove_maps(PIN_MAPS);
-	remove_maps(PIN_MAPS_NEW);
+	ret = options.unmerge ? unmerge_all() : KSMX_OK;
+	if (ret)
+		return ret;
 
 	if (options.json) {
 		cJSON *object = cJSON_CreateObject();
 
 		cJSON_AddStringToObject(object, "unloaded", name);
+		cJSON_AddBoolToObject(object, "unmerged", options.unmerge);
 		return print_json(object);
 	}
-	printf("unloaded %s\n", name);
+	if (*name)
+		printf("unloaded %s\n", name);
+	if (options.unmerge)
+		printf("all files have their own pages\n");
 	return KSMX_OK;
 }

@@ -3,13 +3,10 @@
  * Policies as files: where they are, what is in them.
  */
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#include <bpf/btf.h>
 
 #include "ksmx.h"
 
@@ -19,18 +16,21 @@
 void policy_dirs(char dirs[NR_POLICY_DIRS][PATH_MAX])
 {
 	const char *env = getenv("KSMX_POLICY_DIR");
+	char exe[PATH_MAX - sizeof("/lib/ksm_ext")], *slash;
 	ssize_t n;
-	char *slash;
 
 	snprintf(dirs[0], PATH_MAX, "%s", env ?: "");
 
-	n = readlink("/proc/self/exe", dirs[1], PATH_MAX - 1);
-	dirs[1][n > 0 ? n : 0] = '\0';
-	slash = strrchr(dirs[1], '/');
-	if (slash)
-		*slash = '\0';
+	n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
+	exe[n > 0 ? n : 0] = '\0';
+	slash = strrchr(exe, '/');
+	*(slash ?: exe) = '\0';
+	snprintf(dirs[1], PATH_MAX, "%s", exe);
 
-	snprintf(dirs[2], PATH_MAX, "/usr/lib/ksm_ext");
+	/* Where "make install" puts them, whatever PREFIX is. */
+	slash = strrchr(exe, '/');
+	*(slash ?: exe) = '\0';
+	snprintf(dirs[2], PATH_MAX, "%s/lib/ksm_ext", exe);
 }
 
 /* A FILE has a slash or the suffix, anything else is the NAME of a policy. */
@@ -161,8 +161,7 @@ static void *find_rodata(struct bpf_object *obj, const char *name,
 			continue;
 		if ((size_t)info->offset + info->size > size)
 			return NULL;
-		*typep = btf__type_by_id(btf, btf__resolve_type(btf,
-								var->type));
+		*typep = resolve(btf, var->type);
 		return data + info->offset;
 	}
 	return NULL;
@@ -181,61 +180,69 @@ const char *policy_about(const struct policy *policy)
 	return about;
 }
 
-static bool fits(uint64_t value, unsigned int size)
+/* Is it a tunable that only a running policy has? */
+static bool is_tunable(const struct policy *policy, const char *name)
 {
-	return size >= sizeof(value) || !(value >> (8 * size));
+	const struct btf *btf = bpf_object__btf(policy->obj);
+	const struct btf_type *type;
+	struct bpf_map *map;
+	size_t offset;
+
+	map = bpf_object__find_map_by_name(policy->obj, "tunables");
+	type = map ? resolve(btf, bpf_map__btf_value_type_id(map)) : NULL;
+	return type && btf_is_struct(type) &&
+	       find_member(btf, type, name, &offset);
 }
 
-/*
- * Obeys --set VARIABLE=NUMBER or --set MAP.max_entries=NUMBER.  Tunables are
- * unsigned, that is all that policies have needed so far.
- */
+static int set_max_entries(const struct policy *policy, char *name,
+			   const char *text)
+{
+	struct bpf_map *map;
+	__u32 value;
+	char *end;
+
+	errno = 0;
+	value = strtoul(text, &end, 0);
+	*strrchr(name, '.') = '\0';
+	if (errno || *end || end == text || *text == '-' || !value ||
+	    strtoul(text, NULL, 0) != value)
+		return fail(KSMX_USAGE,
+			    "--set %s.max_entries: '%s' is no number from 1 to 4294967295",
+			    name, text);
+	map = bpf_object__find_map_by_name(policy->obj, name);
+	if (!map || bpf_map__set_max_entries(map, value))
+		return fail(KSMX_USAGE,
+			    "--set: no map '%s' to give %u entries to", name,
+			    value);
+	return KSMX_OK;
+}
+
+/* Obeys --set VARIABLE=NUMBER or --set MAP.max_entries=NUMBER. */
 int policy_set(const struct policy *policy, const char *setting)
 {
 	const struct btf_type *type;
-	const char *equals = strchr(setting, '=');
-	char name[128], *dot, *end;
-	uint64_t value;
+	const char *value;
+	char name[128], *dot;
 	void *data;
+	int ret;
 
-	if (!equals || equals == setting ||
-	    (size_t)(equals - setting) >= sizeof(name))
-		return fail(KSMX_USAGE, "--set takes NAME=NUMBER, not '%s'",
-			    setting);
-	memcpy(name, setting, equals - setting);
-	name[equals - setting] = '\0';
-
-	errno = 0;
-	value = strtoull(equals + 1, &end, 0);
-	if (errno || *end || end == equals + 1 || equals[1] == '-')
-		return fail(KSMX_USAGE, "--set %s: '%s' is not a number",
-			    name, equals + 1);
-
-	dot = strchr(name, '.');
-	if (dot && !strcmp(dot, ".max_entries")) {
-		struct bpf_map *map;
-
-		*dot = '\0';
-		map = bpf_object__find_map_by_name(policy->obj, name);
-		if (!map || !value || value > UINT32_MAX ||
-		    bpf_map__set_max_entries(map, value))
-			return fail(KSMX_USAGE,
-				    "--set: no map '%s' to give %" PRIu64
-				    " entries to", name, value);
-		return KSMX_OK;
-	}
+	ret = parse_setting(setting, name, sizeof(name), &value);
+	if (ret)
+		return ret;
+	dot = strrchr(name, '.');
+	if (dot && !strcmp(dot, ".max_entries"))
+		return set_max_entries(policy, name, value);
 
 	data = find_rodata(policy->obj, name, &type);
-	if (!data || !btf_is_int(type) || type->size > sizeof(value))
+	if (data)
+		return set_number(type, data, name, value);
+	if (is_tunable(policy, name))
 		return fail(KSMX_USAGE,
-			    "--set: no tunable '%s' in %s: docs/policies.md lists them",
-			    name, policy->path);
-	if (!fits(value, type->size))
-		return fail(KSMX_USAGE, "--set %s: %" PRIu64 " is too big",
-			    name, value);
-	/* Little endian, as all machines that ksm_ext was built for. */
-	memcpy(data, &value, type->size);
-	return KSMX_OK;
+			    "--set: %s can only be changed later: ksmx set %s",
+			    name, setting);
+	return fail(KSMX_USAGE,
+		    "--set: no tunable '%s' in %s: ksm_ext-policies(7) lists them",
+		    name, policy->path);
 }
 
 /* The name that the kernel will know the policy by. */
@@ -260,4 +267,86 @@ const char *policy_name(const struct policy *policy)
 			return data + offset;
 	}
 	return "";
+}
+
+static bool is_zero(const char *data, size_t size)
+{
+	while (size--) {
+		if (*data++)
+			return false;
+	}
+	return true;
+}
+
+static const char *kind_name(const struct btf_type *type)
+{
+	return btf_is_ptr(type) ? "pointer" : btf_is_int(type) ? "number" :
+	       btf_is_array(type) ? "array" : "value";
+}
+
+/*
+ * Member i of the ksm_ext_ops that the policy was built for: does this kernel
+ * have it, and as it was?  Return: what is wrong, to be freed, or NULL.
+ */
+static char *misfit_member(const struct btf *btf, const struct btf_type *type,
+			   int i, const char *data, const struct btf *kernel,
+			   const struct btf_type *kernel_type)
+{
+	const struct btf_member *member = btf_members(type) + i;
+	const char *name = btf__name_by_offset(btf, member->name_off);
+	size_t offset = btf_member_bit_offset(type, i) / 8, kernel_offset;
+	__s64 size = btf__resolve_size(btf, member->type), kernel_size;
+	const struct btf_type *a, *b;
+	char *why = NULL;
+	__u32 id;
+
+	if (size <= 0 || is_zero(data + offset, size))
+		return NULL;		/* not used: may be missing */
+
+	id = find_member(kernel, kernel_type, name, &kernel_offset);
+	if (!id) {
+		if (asprintf(&why, "this kernel's ksm_ext_ops has no member '%s'",
+			     name) < 0)
+			return NULL;
+		return why;
+	}
+	a = resolve(btf, member->type);
+	b = resolve(kernel, id);
+	kernel_size = btf__resolve_size(kernel, id);
+	if (btf_kind(a) == btf_kind(b) && size == kernel_size)
+		return NULL;
+	if (asprintf(&why,
+		     "member '%s' of ksm_ext_ops is a %s of %lld bytes, in this kernel a %s of %lld",
+		     name, kind_name(a), size, kind_name(b), kernel_size) < 0)
+		return NULL;
+	return why;
+}
+
+/*
+ * Was the policy built for a ksm_ext_ops of another layout, in a way that
+ * matters?  A member that it leaves alone does not, whoever lacks it.
+ * Return: what is wrong, to be freed, or NULL if it fits.
+ */
+char *policy_misfit(const struct policy *policy, const struct btf *kernel)
+{
+	const struct btf *btf = bpf_object__btf(policy->obj);
+	const struct btf_type *type, *kernel_type;
+	const char *data;
+	size_t size;
+	char *why;
+	int id, i;
+
+	id = btf__find_by_name_kind(kernel, "ksm_ext_ops", BTF_KIND_STRUCT);
+	data = bpf_map__initial_value(policy->ops, &size);
+	type = btf__type_by_id(btf, bpf_map__btf_value_type_id(policy->ops));
+	if (id < 0 || !data || type->size > size)
+		return NULL;		/* for others to complain about */
+	kernel_type = btf__type_by_id(kernel, id);
+
+	for (i = 0; i < btf_vlen(type); i++) {
+		why = misfit_member(btf, type, i, data, kernel, kernel_type);
+		if (why)
+			return why;
+	}
+	return NULL;
 }

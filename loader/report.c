@@ -74,16 +74,25 @@ const char *verifier_said(void)
 	return line;
 }
 
-int print_json(cJSON *object)
+static int print_text(cJSON *object, char *text)
 {
-	char *text = cJSON_Print(object);
-
 	cJSON_Delete(object);
 	if (!text)
 		return fail(KSMX_FAILED, "out of memory");
 	puts(text);
 	free(text);
 	return KSMX_OK;
+}
+
+int print_json(cJSON *object)
+{
+	return print_text(object, cJSON_Print(object));
+}
+
+/* For streams of objects: one a line. */
+int print_json_line(cJSON *object)
+{
+	return print_text(object, cJSON_PrintUnformatted(object));
 }
 
 /* Prints one line, or an object {"error", "status"} with --json. */

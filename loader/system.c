@@ -3,13 +3,13 @@
  * What the running kernel offers, and what is missing.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#include <bpf/btf.h>
 #include <linux/capability.h>
 #include <linux/magic.h>
 
@@ -33,6 +33,23 @@ bool sysfs_read(const char *name, char *buf, size_t size)
 	return true;
 }
 
+/* Return: 0 or a negative errno. */
+int sysfs_write(const char *name, const char *value)
+{
+	char path[256];
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), SYSFS "/%s", name);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	n = write(fd, value, strlen(value));
+	n = n < 0 ? -errno : 0;
+	close(fd);
+	return n;
+}
+
 /* Return: KSMX_OK on a kernel with ksm_ext. */
 int check_support(void)
 {
@@ -42,7 +59,8 @@ int check_support(void)
 	return KSMX_OK;
 }
 
-static bool capable(int cap)
+/* Return: whether this process may do what @cap is for. */
+bool capable(int cap)
 {
 	struct __user_cap_header_struct head = {
 		.version = _LINUX_CAPABILITY_VERSION_3,

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * run: a policy is in charge as long as this process wants it.
+ *
+ * The link is pinned as with load, so that status, set, and swap work as ever;
+ * who swaps the policy changes what this process stands for.  When it is killed
+ * the policy stays, and the next run takes over without a gap.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include "ksmx.h"
+
+enum {
+	WATCH_SIGNAL,
+	WATCH_STATE,
+	WATCH_LINK,
+	NR_WATCHES
+};
+
+static int report_end(const char *policy, const char *cause,
+		      const char *record)
+{
+	if (options.json) {
+		cJSON *object = cJSON_CreateObject();
+
+		cJSON_AddStringToObject(object, "policy", policy);
+		cJSON_AddStringToObject(object, "end", cause);
+		cJSON_AddStringToObject(object, "exit", record);
+		print_json(object);
+	} else if (!strcmp(cause, "ejected")) {
+		fail(KSMX_EJECTED, "%s was ejected: %s", policy, record);
+	} else {
+		printf("%s: %s\n", policy, cause);
+	}
+	return strcmp(cause, "ejected") ? KSMX_OK : KSMX_EJECTED;
+}
+
+/* Reading it arms the next notification, so this comes before each poll. */
+static void read_state(int fd, char *state, size_t size)
+{
+	ssize_t n = pread(fd, state, size - 1, 0);
+
+	state[n > 0 ? n : 0] = '\0';
+	state[strcspn(state, "\n")] = '\0';
+}
+
+/* Waits until the policy ends or somebody wants it to. */
+static int watch(int link, struct pollfd fds[NR_WATCHES])
+{
+	char policy[64] = "", state[32], record[256] = "";
+	int ret;
+
+	for (;;) {
+		read_state(fds[WATCH_STATE].fd, state, sizeof(state));
+		if (!strcmp(state, "ejected") || !link_map_id(link))
+			break;
+		sysfs_read("policy", policy, sizeof(policy));
+		sd_notifyf(0, "READY=1\nSTATUS=%s is %s", policy, state);
+		if (poll(fds, NR_WATCHES, -1) < 0 && errno != EINTR)
+			return fail(KSMX_FAILED, "poll: %s", strerror(errno));
+		if (fds[WATCH_SIGNAL].revents) {
+			sd_notify(0, "STOPPING=1");
+			ret = end_charge(link);
+			return ret ?: report_end(policy, "unloaded", "");
+		}
+	}
+
+	sysfs_read("exit", record, sizeof(record));
+	if (strcmp(state, "ejected") && !strncmp(record, "unreg", 5))
+		return report_end(policy, "unloaded by somebody else", record);
+	sd_notifyf(0, "STATUS=ejected: %s", record);
+	end_charge(link);
+	return report_end(policy, "ejected", record);
+}
+
+int cmd_run(int argc, char **argv)
+{
+	struct pollfd fds[NR_WATCHES] = {
+		[WATCH_SIGNAL] = { .events = POLLIN },
+		[WATCH_STATE] = { .events = POLLPRI },
+		/* Only POLLHUP, which need not be asked for. */
+		[WATCH_LINK] = { .events = 0 },
+	};
+	sigset_t signals;
+	int link, ret;
+
+	/* From here on a signal waits until there is something to unload. */
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGTERM);
+	sigaddset(&signals, SIGINT);
+	sigprocmask(SIG_BLOCK, &signals, NULL);
+	fds[WATCH_SIGNAL].fd = signalfd(-1, &signals, SFD_CLOEXEC);
+
+	ret = check_support();
+	if (ret)
+		return ret;
+	fds[WATCH_STATE].fd = open(SYSFS "/state", O_RDONLY | O_CLOEXEC);
+	if (fds[WATCH_SIGNAL].fd < 0 || fds[WATCH_STATE].fd < 0)
+		return fail(KSMX_FAILED, "cannot watch " SYSFS "/state: %s",
+			    strerror(errno));
+
+	link = put_in_charge(argv[0]);
+	if (link < 0)
+		return -link;
+	fflush(stdout);
+	fds[WATCH_LINK].fd = link;
+	return watch(link, fds);
+}
