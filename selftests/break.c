@@ -1601,11 +1601,12 @@ FIXTURE_TEARDOWN(cgroup)
 	EXPECT_EQ(0, rmdir(self->dir));
 }
 
-/* Reclaim until no page of B is in memory. */
+/* Reclaim until no page of A and B is in memory. */
 static void reclaim_all(struct __test_metadata *_metadata, const char *dir,
 			struct trio *t)
 {
-	for (int i = 0; i < MAX_TRIES && resident(_metadata, &t->b); i++)
+	for (int i = 0; i < MAX_TRIES && (resident(_metadata, &t->a) ||
+					  resident(_metadata, &t->b)); i++)
 		cgroup_write(dir, "memory.reclaim", "4M");
 	EXPECT_EQ(0, resident(_metadata, &t->b));
 	EXPECT_EQ(0, resident(_metadata, &t->a));
@@ -1658,28 +1659,88 @@ TEST_F_TIMEOUT(cgroup, limit, 60)
 	check_trio(t);
 }
 
-/* Pages that one of the files has locked into memory stay, for all of them. */
+/* What is locked into memory stays there when somebody else writes to it. */
+static void mlocked_stays(struct __test_metadata *_metadata, const char *dir,
+			  struct trio *t, unsigned char *map)
+{
+	check_broken(t, 0, NPAGES);
+	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, HIT * PAGE));
+	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	ASSERT_EQ(0, fsync(t->a.fd));
+	for (int i = 0; i < 5; i++)
+		cgroup_write(dir, "memory.reclaim", "4M");
+	EXPECT_EQ(NPAGES, resident(_metadata, &t->a));
+	check_map(&t->a, map);
+	file_unmap(&t->a, map);
+	reclaim_all(_metadata, dir, t);
+	check_trio(t);
+}
+
 TEST_F_TIMEOUT(cgroup, mlocked, 60)
+{
+	unsigned char *map = file_map(_metadata, &self->t.a,
+				      PROT_READ | PROT_WRITE, MAP_SHARED);
+
+	ASSERT_EQ(0, mlock(map, NPAGES * PAGE));
+	mlocked_stays(_metadata, self->dir, &self->t, map);
+}
+
+/* The same in a mapping that can only be read */
+TEST_F_TIMEOUT(cgroup, mlocked_private, 60)
+{
+	unsigned char *map = file_map(_metadata, &self->t.a, PROT_READ,
+				      MAP_PRIVATE);
+
+	touch(map, SIZE);
+	ASSERT_EQ(0, mlock(map, NPAGES * PAGE));
+	mlocked_stays(_metadata, self->dir, &self->t, map);
+}
+
+TEST_F_TIMEOUT(cgroup, mlocked_mapped, 60)
+{
+	unsigned char *map = file_map(_metadata, &self->t.a,
+				      PROT_READ | PROT_WRITE, MAP_SHARED);
+
+	touch(map, SIZE);
+	ASSERT_EQ(0, mlock(map, NPAGES * PAGE));
+	mlocked_stays(_metadata, self->dir, &self->t, map);
+}
+
+TEST_F_TIMEOUT(cgroup, mlocked_on_fault, 60)
+{
+	unsigned char *map = file_map(_metadata, &self->t.a,
+				      PROT_READ | PROT_WRITE, MAP_SHARED);
+
+	ASSERT_EQ(0, mlock2(map, NPAGES * PAGE, MLOCK_ONFAULT));
+	touch(map, SIZE);
+	mlocked_stays(_metadata, self->dir, &self->t, map);
+}
+
+/* What is locked stays locked when it is merged with yet more pages. */
+TEST_F_TIMEOUT(cgroup, mlocked_moved, 60)
 {
 	struct trio *t = &self->t;
 	unsigned char *map;
+	struct file d, e;
 
-	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	ASSERT_EQ(0, mlock2(map, NPAGES * PAGE, MLOCK_ONFAULT));
+	file_create(_metadata, &d, t->dir, "d", SIZE, 1);
+	file_create(_metadata, &e, t->dir, "e", SIZE, 1);
+	merge_all(&d, &e);
+	map = file_map(_metadata, &d, PROT_READ | PROT_WRITE, MAP_SHARED);
 	touch(map, SIZE);
+	ASSERT_EQ(0, mlock2(map, NPAGES * PAGE, MLOCK_ONFAULT));
+	if (!control) {
+		for (size_t i = 0; i < NPAGES; i++)
+			EXPECT_EQ(-EBUSY, merge_pages(_metadata, &t->b, i,
+						      &d, i, 1));
+	}
 	for (int i = 0; i < 5; i++)
 		cgroup_write(self->dir, "memory.reclaim", "4M");
-	EXPECT_EQ(NPAGES, resident(_metadata, &t->a));
-	check_map(&t->a, map);
-	check_broken(t, 0, 0);
-	memcpy(map + HIT * PAGE, t->junk, PAGE);
-	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
-	check_broken(t, HIT, HIT + 1);
-	ASSERT_EQ(0, munlock(map, NPAGES * PAGE));
-	reclaim_all(_metadata, self->dir, t);
-	check_map(&t->a, map);
-	check_trio(t);
-	file_unmap(&t->a, map);
+	EXPECT_EQ(NPAGES, resident(_metadata, &d));
+	check_map(&d, map);
+	file_unmap(&d, map);
+	file_close(&d);
+	file_close(&e);
 }
 
 /* The group that pays for shared pages goes away, and they do not. */

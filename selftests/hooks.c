@@ -208,6 +208,34 @@ TEST_F(hooks, readahead_behind)
 	file_close(&d);
 }
 
+/*
+ * A read fault reads ahead on both sides of the page; what is shared there is
+ * not read again, be it by a small folio between large ones.
+ */
+TEST_F(hooks, readahead_around)
+{
+	const size_t nr = 64, miss = 21;
+	struct file c, d;
+	void *map;
+
+	file_create(_metadata, &c, self->dir, "c", nr * PAGE, 3);
+	file_create(_metadata, &d, self->dir, "d", nr * PAGE, 3);
+	merge_all(&c, &d);
+	ASSERT_EQ(0, posix_fadvise(d.fd, miss * PAGE, PAGE,
+				   POSIX_FADV_DONTNEED));
+	map = file_map(_metadata, &d, PROT_READ, MAP_SHARED);
+	touch(map + miss * PAGE, 1);
+	file_unmap(&d, map);
+	for (size_t i = 0; i < nr; i++) {
+		if (i != miss)
+			EXPECT_SHARED(&c, i, &d, i);
+	}
+	check_totals(2 * NPAGES + 2 * nr - 1);
+	check_file(&d);
+	file_close(&c);
+	file_close(&d);
+}
+
 /* ---- reading ---- */
 
 /* The virtio port of that name, or a negative number. */

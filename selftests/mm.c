@@ -4,11 +4,13 @@
  * memory meets shared pages of three files A, B and C.  Nobody may see bytes
  * of another file, or old ones, or tell by looking that a page is shared.
  */
+#include <grp.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <liburing.h>
+#include <linux/futex.h>
 #include <linux/kernel-page-flags.h>
 #include <linux/perf_event.h>
 
@@ -28,6 +30,7 @@
 #define MADV_COLLAPSE 25
 #endif
 #define MPOL_BIND 2
+#define NOBODY 65534
 #define HUGE (512 * PAGE)
 
 /* As in <linux/fs.h> of 6.7 and later. */
@@ -1268,6 +1271,32 @@ TEST_F(mm, userfaultfd_wp)
 	close(uffd);
 }
 
+/* Being merged is not being written to. */
+TEST_F(mm, merge_with_userfaultfd_wp)
+{
+	struct trio *t = &self->t;
+	unsigned char *map;
+	struct file d;
+	int uffd = uffd_open(_metadata);
+
+	file_create(_metadata, &d, t->dir, "d", SIZE, 1);
+	map = file_map(_metadata, &d, PROT_READ | PROT_WRITE, MAP_SHARED);
+	touch(map, SIZE);
+	protect(_metadata, uffd, map);
+	merge_all(&t->b, &d);
+	check_map(&d, map);
+	EXPECT_SCAN(map, PAGE_IS_WRITTEN, 0, 0);
+	map[HIT * PAGE] ^= 0xff;
+	model_write(_metadata, &d, HIT * PAGE, map + HIT * PAGE, 1);
+	EXPECT_SCAN(map, PAGE_IS_WRITTEN, HIT, HIT + 1);
+	check_map(&d, map);
+	check_file(&d);
+	check_trio(t);
+	file_unmap(&d, map);
+	file_close(&d);
+	close(uffd);
+}
+
 static __u64 page_entry(struct __test_metadata *_metadata, const char *name,
 			unsigned long pfn)
 {
@@ -1493,6 +1522,49 @@ TEST_F(mm, hwpoison)
 	merge_all(&t->b, &t->a);
 	merge_all(&t->b, &t->c);
 	check_broken(t, 0, 0);
+}
+
+/* Bad memory that somebody holds: the others get good memory all the same. */
+TEST_F(mm, hwpoison_held)
+{
+	struct trio *t = &self->t;
+	off_t off = HIT * PAGE;
+	unsigned char *map;
+	unsigned long bad;
+	char text[32];
+	int pipes[2];
+	pid_t pid;
+
+	ASSERT_EQ(0, pipe(pipes));
+	ASSERT_EQ(PAGE, splice(t->c.fd, &off, pipes[1], NULL, PAGE, 0));
+	map = map_a(_metadata, t, PROT_READ, MAP_SHARED);
+	if (control) {
+		unsigned char *own = file_map(_metadata, &t->c, PROT_READ,
+					      MAP_SHARED);
+
+		touch(own, SIZE);
+		bad = pfn_of(own + HIT * PAGE);
+		file_unmap(&t->c, own);
+	} else {
+		bad = pfn_of(map + HIT * PAGE);
+	}
+	ASSERT_NE(0, bad);
+	snprintf(text, sizeof(text), "%lu", bad);
+	/* It may say that it did not get rid of the page. */
+	write_text("/sys/kernel/debug/hwpoison/corrupt-pfn", text);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		check_map(&t->a, map);
+		EXPECT_NE(bad, pfn_of(map + HIT * PAGE));
+		_exit(_metadata->exit_code);
+	}
+	reap(_metadata, pid);
+	check_trio(t);
+	check_totals(3 * NPAGES - 3);
+	close(pipes[0]);
+	close(pipes[1]);
+	file_unmap(&t->a, map);
 }
 
 #define MEMORY "/sys/devices/system/memory"
@@ -1760,6 +1832,174 @@ TEST_F_TIMEOUT(mm, collapse_mixed, 120)
 	gone(&d);
 	gone(&e);
 	check_broken(t, 0, 0);
+}
+
+/* A futex in a page that can only be read, of a private mapping */
+TEST_F(mm, futex_private)
+{
+	struct trio *t = &self->t;
+	const struct timespec no_time = {};
+	unsigned int *map;
+
+	map = (void *)map_a(_metadata, t, PROT_READ, MAP_PRIVATE);
+	EXPECT_EQ(-1, syscall(SYS_futex, map, FUTEX_WAIT, map[0] + 1,
+			      &no_time, NULL, 0));
+	EXPECT_EQ(EAGAIN, errno) TH_LOG("%s", strerror(errno));
+	file_unmap(&t->a, (unsigned char *)map);
+}
+
+/* ---- what somebody without privileges can tell ---- */
+
+/*
+ * The owner has a file that nobody else may read, and a watcher one that all
+ * may read, with the same bytes.  Which pages the owner has in memory is none
+ * of the watcher's business: it shall see the same whether they are shared or
+ * not.  (That files are in one domain who should not be is what smaps tells.)
+ */
+enum step {
+	BOTH_MAP, MERGED, BOTH_TOUCH, OWNER_MAPS_MORE, OWNER_UNMAPS,
+	OWNER_DROPS, OWNER_WRITES, NSTEPS,
+};
+
+static const char *const step_names[] = {
+	"both map their file", "merged", "both touch it again",
+	"the owner maps it twice more", "the owner unmaps it",
+	"the owner drops it", "the owner writes to it",
+};
+
+/* Which pages are in memory, as the watcher can find out */
+struct view {
+	unsigned char mincore[NPAGES];
+	bool cached[NPAGES];	/* read without waiting */
+};
+
+static void watch(struct __test_metadata *_metadata, struct view *v, int fd,
+		  unsigned char *map)
+{
+	for (size_t i = 0; i < NPAGES; i++) {
+		char byte;
+		struct iovec iov = { &byte, 1 };
+
+		v->cached[i] = preadv2(fd, &iov, 1, i * PAGE, RWF_NOWAIT) == 1;
+	}
+	ASSERT_EQ(0, mincore(map, NPAGES * PAGE, v->mincore));
+}
+
+/* The watcher looks when it is told to, and touches its pages before that. */
+static void watcher(struct __test_metadata *_metadata, const struct file *f,
+		    const struct file *secret, struct view *views, int sock)
+{
+	unsigned char *map;
+	char touch_first;
+	int fd;
+
+	ASSERT_EQ(0, setgroups(0, NULL));
+	ASSERT_EQ(0, setresgid(NOBODY, NOBODY, NOBODY));
+	ASSERT_EQ(0, setresuid(NOBODY, NOBODY, NOBODY));
+	EXPECT_EQ(-1, open(secret->path, O_RDONLY));
+	fd = open(f->path, O_RDONLY);
+	ASSERT_LE(0, fd) TH_LOG("%s: %s", f->path, strerror(errno));
+	map = mmap(NULL, NPAGES * PAGE, PROT_READ, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	for (int step = 0; step < NSTEPS; step++) {
+		ASSERT_EQ(1, read(sock, &touch_first, 1));
+		if (touch_first)
+			touch(map, NPAGES * PAGE);
+		watch(_metadata, &views[step], fd, map);
+		tell(_metadata, sock);
+	}
+	_exit(_metadata->exit_code);
+}
+
+FIXTURE(oracle) {
+	char dir[MAX_PATH];
+	struct view *views[2];	/* with pages that are not shared, and are */
+};
+
+static void watch_steps(struct __test_metadata *_metadata, const char *dir,
+			bool shared, struct view *views)
+{
+	unsigned char *map[3] = {};
+	struct file f, secret;
+	int sock[2];
+	pid_t pid;
+
+	file_create(_metadata, &f, dir, "all", NPAGES * PAGE, 3);
+	file_create(_metadata, &secret, dir, "mine", NPAGES * PAGE, 3);
+	ASSERT_EQ(0, chmod(secret.path, 0600));
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sock));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		watcher(_metadata, &f, &secret, views, sock[1]);
+	for (int step = 0; step < NSTEPS; step++) {
+		char touch_first = step == BOTH_MAP || step == BOTH_TOUCH;
+
+		if (step == BOTH_MAP)
+			map[0] = file_map(_metadata, &secret, PROT_READ |
+					  PROT_WRITE, MAP_SHARED);
+		if (step == MERGED && shared)
+			merge_all(&secret, &f);
+		if (step == OWNER_MAPS_MORE) {
+			for (int i = 1; i < 3; i++) {
+				map[i] = file_map(_metadata, &secret,
+						  PROT_READ, MAP_SHARED);
+				touch(map[i], NPAGES * PAGE);
+			}
+		}
+		if (step == OWNER_UNMAPS) {
+			for (int i = 0; i < 3; i++)
+				file_unmap(&secret, map[i]);
+		}
+		if (step == OWNER_DROPS)
+			drop_file(_metadata, &secret);
+		if (step == OWNER_WRITES) {
+			ASSERT_EQ(4, pwrite(secret.fd, "mine", 4, HIT * PAGE));
+			model_write(_metadata, &secret, HIT * PAGE, "mine", 4);
+		}
+		if (touch_first)
+			touch(map[0], NPAGES * PAGE);
+		ASSERT_EQ(1, write(sock[0], &touch_first, 1));
+		hear(_metadata, sock[0]);
+	}
+	reap(_metadata, pid);
+	check_file(&f);
+	check_file(&secret);
+	gone(&f);
+	gone(&secret);
+	close(sock[0]);
+	close(sock[1]);
+}
+
+FIXTURE_SETUP(oracle)
+{
+	test_begin(_metadata, self->dir);
+	ASSERT_EQ(0, chmod(self->dir, 0755));
+	for (int i = 0; i < 2; i++) {
+		self->views[i] = mmap(NULL, NSTEPS * sizeof(struct view),
+				      PROT_READ | PROT_WRITE,
+				      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+		ASSERT_NE(MAP_FAILED, self->views[i]);
+		watch_steps(_metadata, self->dir, i, self->views[i]);
+	}
+}
+
+FIXTURE_TEARDOWN(oracle)
+{
+	for (int i = 0; i < 2; i++)
+		munmap(self->views[i], NSTEPS * sizeof(struct view));
+	test_end(_metadata, self->dir);
+}
+
+TEST_F_TIMEOUT(oracle, resident, 60)
+{
+	for (int step = 0; step < NSTEPS; step++) {
+		EXPECT_EQ(0, memcmp(&self->views[0][step],
+				    &self->views[1][step],
+				    sizeof(struct view))) {
+			TH_LOG("when %s", step_names[step]);
+		}
+	}
 }
 
 MANUAL_TEST_MAIN
