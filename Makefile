@@ -83,7 +83,7 @@ check-all:	## every proof there is: hours (see selftests/check-all)
 
 .PHONY: stress
 stress: all kernel-$(CONFIG)
-stress:	## stress-ng on files that are merged (FS= CONFIG=)
+stress:	## fio and stress-ng on files that are merged (FS= CONFIG=)
 	@selftests/stress/run $(or $(FS),ext4 xfs btrfs)
 
 .PHONY: upstream
