@@ -50,8 +50,7 @@ TEST_F(brk, mmap_absent_pte)
 	unsigned char *map;
 
 	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	memcpy(map + HIT * PAGE + 100, t->junk, 50);
-	model_write(_metadata, &t->a, HIT * PAGE + 100, t->junk, 50);
+	store_a(_metadata, t, map, HIT * PAGE + 100, t->junk, 50);
 	check_map(&t->a, map);
 	check_broken(t, HIT, HIT + 1);
 	file_unmap(&t->a, map);
@@ -62,10 +61,8 @@ TEST_F(brk, mmap_readonly_pte)
 	struct trio *t = &self->t;
 	unsigned char *map;
 
-	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	touch(map, SIZE);
-	memcpy(map + HIT * PAGE + 100, t->junk, 50);
-	model_write(_metadata, &t->a, HIT * PAGE + 100, t->junk, 50);
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
+	store_a(_metadata, t, map, HIT * PAGE + 100, t->junk, 50);
 	check_map(&t->a, map);
 	check_broken(t, HIT, HIT + 1);
 	file_unmap(&t->a, map);
@@ -78,8 +75,7 @@ TEST_F(brk, mmap_tail_page)
 	unsigned char *map;
 
 	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	memcpy(map + off, t->junk, 10);
-	model_write(_metadata, &t->a, off, t->junk, 10);
+	store_a(_metadata, t, map, off, t->junk, 10);
 	check_map(&t->a, map);
 	check_broken(t, NPAGES - 1, NPAGES);
 	file_unmap(&t->a, map);
@@ -101,8 +97,7 @@ TEST_F(brk, old_mappings)
 	check_map(&t->a, map[1]);
 	check_map(&t->a, map[2]);
 
-	ASSERT_EQ(8, pwrite(t->a.fd, t->junk, 8, (HIT + 1) * PAGE));
-	model_write(_metadata, &t->a, (HIT + 1) * PAGE, t->junk, 8);
+	write_a(_metadata, t, (HIT + 1) * PAGE, t->junk, 8);
 	for (int i = 0; i < 3; i++)
 		check_map(&t->a, map[i]);
 
@@ -164,8 +159,7 @@ TEST_F(brk, fork)
 	unsigned char *map;
 	pid_t pid;
 
-	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	touch(map, SIZE);
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
@@ -184,11 +178,9 @@ TEST_F(brk, mprotect)
 	struct trio *t = &self->t;
 	unsigned char *map;
 
-	map = file_map(_metadata, &t->a, PROT_READ, MAP_SHARED);
-	touch(map, SIZE);
+	map = map_a(_metadata, t, PROT_READ, MAP_SHARED);
 	ASSERT_EQ(0, mprotect(map, NPAGES * PAGE, PROT_READ | PROT_WRITE));
-	memcpy(map + HIT * PAGE, t->junk, PAGE);
-	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	store_a(_metadata, t, map, HIT * PAGE, t->junk, PAGE);
 	check_map(&t->a, map);
 	check_broken(t, HIT, HIT + 1);
 	file_unmap(&t->a, map);
@@ -199,13 +191,11 @@ TEST_F(brk, madvise_dontneed)
 	struct trio *t = &self->t;
 	unsigned char *map;
 
-	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	touch(map, SIZE);
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
 	ASSERT_EQ(0, madvise(map, NPAGES * PAGE, MADV_DONTNEED));
 	check_map(&t->a, map);
 	check_totals(3 * NPAGES);
-	memcpy(map + HIT * PAGE, t->junk, PAGE);
-	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	store_a(_metadata, t, map, HIT * PAGE, t->junk, PAGE);
 	check_map(&t->a, map);
 	check_broken(t, HIT, HIT + 1);
 	file_unmap(&t->a, map);
@@ -217,13 +207,11 @@ TEST_F(brk, madvise_pageout)
 	struct trio *t = &self->t;
 	unsigned char *map;
 
-	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	touch(map, SIZE);
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
 	ASSERT_EQ(0, madvise(map, NPAGES * PAGE, MADV_PAGEOUT));
 	check_map(&t->a, map);
 	check_file(&t->b);
-	memcpy(map + HIT * PAGE, t->junk, PAGE);
-	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	store_a(_metadata, t, map, HIT * PAGE, t->junk, PAGE);
 	check_map(&t->a, map);
 	check_trio(t);
 	file_unmap(&t->a, map);
@@ -245,10 +233,8 @@ TEST_F(brk, msync)
 	struct trio *t = &self->t;
 	unsigned char *map;
 
-	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	touch(map, SIZE);
-	memcpy(map + HIT * PAGE, t->junk, PAGE);
-	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
+	store_a(_metadata, t, map, HIT * PAGE, t->junk, PAGE);
 	ASSERT_EQ(0, msync(map, NPAGES * PAGE, MS_SYNC));
 	file_unmap(&t->a, map);
 	drop_file(_metadata, &t->a);
@@ -282,8 +268,7 @@ TEST_F(brk, private_mapping)
 	/* A shared write shows in private pages that are not copied yet. */
 	shared = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE,
 			  MAP_SHARED);
-	memcpy(shared + HIT * PAGE, t->junk, 2 * PAGE);
-	model_write(_metadata, &t->a, HIT * PAGE, t->junk, 2 * PAGE);
+	store_a(_metadata, t, shared, HIT * PAGE, t->junk, 2 * PAGE);
 	EXPECT_EQ(0, memcmp(present + (HIT + 1) * PAGE, t->junk + PAGE, PAGE));
 	EXPECT_EQ(t->b.want[HIT * PAGE], present[HIT * PAGE]);
 	check_broken(t, HIT, HIT + 2);
@@ -324,8 +309,7 @@ TEST_F(brk, process_vm_writev)
 	struct iovec from = { t->junk, PAGE }, to = { .iov_len = PAGE };
 	unsigned char *map;
 
-	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	touch(map, SIZE);
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
 	to.iov_base = map + HIT * PAGE;
 	ASSERT_EQ(PAGE, process_vm_writev(getpid(), &from, 1, &to, 1, 0)) {
 		TH_LOG("%s (CONFIG_CROSS_MEMORY_ATTACH?)", strerror(errno));
@@ -344,8 +328,7 @@ TEST_F(brk, ptrace)
 	int status;
 	pid_t pid;
 
-	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	touch(map, SIZE);
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
@@ -375,8 +358,7 @@ TEST_F(brk, direct_read_into_mapping)
 	file_create(_metadata, &d, t->dir, "d", 2 * PAGE, 5);
 	fd = open(d.path, O_RDONLY | O_DIRECT);
 	ASSERT_LE(0, fd);
-	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	touch(map, SIZE);
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
 	ASSERT_EQ(2 * PAGE, pread(fd, map + HIT * PAGE, 2 * PAGE, 0));
 	model_write(_metadata, &t->a, HIT * PAGE, d.want, 2 * PAGE);
 	check_map(&t->a, map);
@@ -431,8 +413,7 @@ static void longterm_pin(struct __test_metadata *_metadata, struct trio *t,
 	}
 	ASSERT_EQ(0, ioctl(fd, PIN_LONGTERM_TEST_READ, &to));
 	EXPECT_EQ(0, memcmp(seen, t->a.want + HIT * PAGE, PAGE));
-	ASSERT_EQ(100, pwrite(t->a.fd, t->junk, 100, HIT * PAGE + 50));
-	model_write(_metadata, &t->a, HIT * PAGE + 50, t->junk, 100);
+	write_a(_metadata, t, HIT * PAGE + 50, t->junk, 100);
 	ASSERT_EQ(0, ioctl(fd, PIN_LONGTERM_TEST_READ, &to));
 	EXPECT_EQ(0, memcmp(seen, t->a.want + HIT * PAGE, PAGE)) {
 		TH_LOG("the pin does not see what was written");
@@ -466,8 +447,7 @@ TEST_F(brk, write_full_page)
 {
 	struct trio *t = &self->t;
 
-	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, HIT * PAGE));
-	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	write_a(_metadata, t, HIT * PAGE, t->junk, PAGE);
 	check_broken(t, HIT, HIT + 1);
 }
 
@@ -490,8 +470,7 @@ TEST_F(brk, write_across_pages)
 	struct trio *t = &self->t;
 	size_t off = HIT * PAGE + 1000, len = 2 * PAGE + 500;
 
-	ASSERT_EQ(len, pwrite(t->a.fd, t->junk, len, off));
-	model_write(_metadata, &t->a, off, t->junk, len);
+	write_a(_metadata, t, off, t->junk, len);
 	check_broken(t, HIT, HIT + 3);
 }
 
@@ -499,8 +478,7 @@ TEST_F(brk, write_all)
 {
 	struct trio *t = &self->t;
 
-	ASSERT_EQ(SIZE, pwrite(t->a.fd, t->junk, SIZE, 0));
-	model_write(_metadata, &t->a, 0, t->junk, SIZE);
+	write_a(_metadata, t, 0, t->junk, SIZE);
 	check_broken(t, 0, NPAGES);
 }
 
@@ -612,13 +590,11 @@ TEST_F(brk, direct_write_mapped)
 	unsigned char *map;
 
 	ASSERT_LE(0, fd);
-	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	touch(map, SIZE);
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
 	ASSERT_EQ(PAGE, pwrite(fd, t->junk, PAGE, HIT * PAGE));
 	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
 	check_map(&t->a, map);
-	memcpy(map + HIT * PAGE, t->junk + PAGE, 30);
-	model_write(_metadata, &t->a, HIT * PAGE, t->junk + PAGE, 30);
+	store_a(_metadata, t, map, HIT * PAGE, t->junk + PAGE, 30);
 	check_map(&t->a, map);
 	check_broken(t, HIT, HIT + 1);
 	file_unmap(&t->a, map);
@@ -646,8 +622,7 @@ TEST_F(brk, direct_write_sector)
 	unsigned char *map;
 
 	ASSERT_LE(0, fd);
-	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	touch(map, SIZE);
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
 	ASSERT_EQ(512, pwrite(fd, t->junk, 512, HIT * PAGE + 1024));
 	model_write(_metadata, &t->a, HIT * PAGE + 1024, t->junk, 512);
 	check_map(&t->a, map);
@@ -666,8 +641,7 @@ TEST_F(brk, direct_write_tail)
 
 	SKIP_IF_LARGE();
 	ASSERT_LE(0, fd);
-	map = file_map(_metadata, &t->a, PROT_READ, MAP_SHARED);
-	touch(map, SIZE);
+	map = map_a(_metadata, t, PROT_READ, MAP_SHARED);
 	ASSERT_EQ(1024, pwrite(fd, t->junk, 1024, end - 1024));
 	model_write(_metadata, &t->a, end - 1024, t->junk, 1024);
 	check_map(&t->a, map);
@@ -793,8 +767,7 @@ TEST_F(brk, vmsplice_into_mapping)
 
 	ASSERT_EQ(0, pipe(pipes));
 	ASSERT_EQ(PAGE, write(pipes[1], t->junk, PAGE));
-	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	touch(map, SIZE);
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
 	iov.iov_base = map + HIT * PAGE;
 	ASSERT_EQ(PAGE, vmsplice(pipes[0], &iov, 1, 0));
 	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
@@ -835,8 +808,7 @@ TEST_F(brk, clone_file)
 	struct file d;
 
 	file_create(_metadata, &d, t->dir, "d", SIZE, 5);
-	map = file_map(_metadata, &t->a, PROT_READ, MAP_SHARED);
-	touch(map, SIZE);
+	map = map_a(_metadata, t, PROT_READ, MAP_SHARED);
 	if (ioctl(t->a.fd, FICLONE, d.fd)) {
 		ASSERT_EQ(EOPNOTSUPP, errno);
 		SKIP(goto out, "this file system cannot clone files");
@@ -861,8 +833,7 @@ TEST_F(brk, clone_range)
 	struct file d;
 
 	file_create(_metadata, &d, t->dir, "d", 4 * PAGE, 5);
-	map = file_map(_metadata, &t->a, PROT_READ, MAP_SHARED);
-	touch(map, SIZE);
+	map = map_a(_metadata, t, PROT_READ, MAP_SHARED);
 	range.src_fd = d.fd;
 	if (ioctl(t->a.fd, FICLONERANGE, &range)) {
 		ASSERT_EQ(EOPNOTSUPP, errno);
@@ -897,8 +868,7 @@ TEST_F(brk, clone_of_shared)
 	touch(map, SIZE);
 	memcpy(map + HIT * PAGE, t->junk, 100);
 	model_write(_metadata, &d, HIT * PAGE, t->junk, 100);
-	ASSERT_EQ(100, pwrite(t->a.fd, t->junk, 100, 4 * PAGE));
-	model_write(_metadata, &t->a, 4 * PAGE, t->junk, 100);
+	write_a(_metadata, t, 4 * PAGE, t->junk, 100);
 	check_map(&d, map);
 	check_file(&d);
 	check_disk(&d);
@@ -967,8 +937,7 @@ TEST_F(brk, truncate_down_unaligned)
 	struct trio *t = &self->t;
 	unsigned char *map;
 
-	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	touch(map, SIZE);
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
 	resize(_metadata, &t->a, 3 * PAGE + 500);
 	check_map(&t->a, map);
 	check_broken(t, 3, NPAGES);
@@ -985,8 +954,7 @@ TEST_F(brk, truncate_up)
 	SKIP_IF_LARGE();
 	resize(_metadata, &t->a, SIZE + 2 * PAGE);
 	check_file(&t->a);
-	ASSERT_EQ(20, pwrite(t->a.fd, t->junk, 20, SIZE + 10));
-	model_write(_metadata, &t->a, SIZE + 10, t->junk, 20);
+	write_a(_metadata, t, SIZE + 10, t->junk, 20);
 	check_broken(t, NPAGES - 1, NPAGES);
 }
 
@@ -1021,8 +989,7 @@ static void punch(struct __test_metadata *_metadata, struct trio *t, int mode,
 {
 	unsigned char *map;
 
-	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	touch(map, SIZE);
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
 	if (!falloc(_metadata, &t->a, mode | FALLOC_FL_KEEP_SIZE, off, len))
 		SKIP(goto out, "this file system cannot punch or zero");
 	model_zero(&t->a, off, len);
@@ -1099,8 +1066,7 @@ TEST_F(brk, unlink)
 
 	ASSERT_EQ(0, unlink(t->a.path));
 	check_broken(t, 0, 0);
-	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, HIT * PAGE));
-	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	write_a(_metadata, t, HIT * PAGE, t->junk, PAGE);
 	check_broken(t, HIT, HIT + 1);
 	file_close(&t->a);
 	sync();
@@ -1183,8 +1149,7 @@ TEST_F_TIMEOUT(brk, drop_caches, 60)
 	check_trio(t);
 	merge_all(&t->b, &t->a);
 	merge_all(&t->b, &t->c);
-	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, HIT * PAGE));
-	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	write_a(_metadata, t, HIT * PAGE, t->junk, PAGE);
 	check_broken(t, HIT, HIT + 1);
 }
 
@@ -1193,11 +1158,9 @@ TEST_F_TIMEOUT(brk, drop_caches, 60)
 static void write_after_move(struct __test_metadata *_metadata,
 			     struct trio *t, unsigned char *map)
 {
-	memcpy(map + HIT * PAGE, t->junk, PAGE);
-	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	store_a(_metadata, t, map, HIT * PAGE, t->junk, PAGE);
 	check_map(&t->a, map);
-	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, (HIT + 1) * PAGE));
-	model_write(_metadata, &t->a, (HIT + 1) * PAGE, t->junk, PAGE);
+	write_a(_metadata, t, (HIT + 1) * PAGE, t->junk, PAGE);
 	check_map(&t->a, map);
 	check_broken(t, HIT, HIT + 2);
 }
@@ -1207,8 +1170,7 @@ TEST_F_TIMEOUT(brk, compact_memory, 120)
 	struct trio *t = &self->t;
 	unsigned char *map;
 
-	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	touch(map, SIZE);
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
 	ASSERT_EQ(0, write_text("/proc/sys/vm/compact_memory", "1"));
 	check_map(&t->a, map);
 	check_broken(t, 0, 0);
@@ -1476,8 +1438,7 @@ TEST_F(brk, no_memory_write)
 	fail_allocations(_metadata, "0");
 	EXPECT_EQ(-1, n);
 	check_broken(t, 0, 0);
-	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, HIT * PAGE));
-	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	write_a(_metadata, t, HIT * PAGE, t->junk, PAGE);
 	check_broken(t, HIT, HIT + 1);
 }
 
@@ -1489,8 +1450,7 @@ TEST_F(brk, no_memory_fault)
 
 	if (access(FAIL_DIR, F_OK))
 		SKIP(return, "this kernel cannot fail allocations on demand");
-	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	touch(map, SIZE);
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
 	fail_allocations(_metadata, "3");
 	memcpy(map + HIT * PAGE, t->junk, PAGE);
 	fail_allocations(_metadata, "0");
@@ -1538,12 +1498,9 @@ TEST_F(brk, merge_again)
 	struct trio *t = &self->t;
 
 	SKIP_IF_LARGE();
-	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, HIT * PAGE));
-	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	write_a(_metadata, t, HIT * PAGE, t->junk, PAGE);
 	check_broken(t, HIT, HIT + 1);
-	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->b.want + HIT * PAGE, PAGE,
-			       HIT * PAGE));
-	model_write(_metadata, &t->a, HIT * PAGE, t->b.want + HIT * PAGE, PAGE);
+	write_a(_metadata, t, HIT * PAGE, t->b.want + HIT * PAGE, PAGE);
 	ASSERT_EQ(0, fsync(t->a.fd));
 	merge_all(&t->b, &t->a);
 	check_broken(t, 0, 0);
@@ -1664,8 +1621,7 @@ static void mlocked_stays(struct __test_metadata *_metadata, const char *dir,
 			  struct trio *t, unsigned char *map)
 {
 	check_broken(t, 0, NPAGES);
-	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, HIT * PAGE));
-	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	write_a(_metadata, t, HIT * PAGE, t->junk, PAGE);
 	ASSERT_EQ(0, fsync(t->a.fd));
 	for (int i = 0; i < 5; i++)
 		cgroup_write(dir, "memory.reclaim", "4M");
@@ -1749,15 +1705,12 @@ TEST_F_TIMEOUT(cgroup, gone, 60)
 	struct trio *t = &self->t;
 	unsigned char *map;
 
-	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	touch(map, SIZE);
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
 	ASSERT_EQ(0, cgroup_write(CGROUP, "cgroup.procs", "0"));
 	ASSERT_EQ(0, rmdir(self->dir));
 	check_broken(t, 0, 0);
-	memcpy(map + HIT * PAGE, t->junk, PAGE);
-	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
-	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, 4 * PAGE));
-	model_write(_metadata, &t->a, 4 * PAGE, t->junk, PAGE);
+	store_a(_metadata, t, map, HIT * PAGE, t->junk, PAGE);
+	write_a(_metadata, t, 4 * PAGE, t->junk, PAGE);
 	check_map(&t->a, map);
 	check_trio(t);
 	check_totals(3 * NPAGES - 2);
@@ -1808,9 +1761,7 @@ TEST_F_TIMEOUT(cgroup, swap, 240)
 		}
 		/* What was thrown out may have been, but not half of it. */
 		check_trio(t);
-		memcpy(map + (HIT + round) * PAGE, t->junk, PAGE);
-		model_write(_metadata, &t->a, (HIT + round) * PAGE, t->junk,
-			    PAGE);
+		store_a(_metadata, t, map, (HIT + round) * PAGE, t->junk, PAGE);
 		check_map(&t->a, map);
 		check_trio(t);
 	}

@@ -62,15 +62,6 @@ struct pm_scan_arg {
 /* include/linux/mm_types.h; gup_test hands it on */
 #define FOLL_WRITE 1
 
-static unsigned char *map_a(struct __test_metadata *_metadata,
-			    const struct trio *t, int prot, int flags)
-{
-	unsigned char *map = file_map(_metadata, &t->a, prot, flags);
-
-	touch(map, SIZE);
-	return map;
-}
-
 /* ---- pins ---- */
 
 FIXTURE(pins) {
@@ -218,8 +209,7 @@ static void pin_whole(struct __test_metadata *_metadata,
 	struct iovec from = { t->junk, 10 };
 	unsigned char *pinned, *map;
 
-	ASSERT_EQ(5, pwrite(t->a.fd, "plain", 5, 5 * PAGE));
-	model_write(_metadata, &t->a, 5 * PAGE, "plain", 5);
+	write_a(_metadata, t, 5 * PAGE, "plain", 5);
 	pinned = mmap(NULL, NPAGES * PAGE, prot, MAP_SHARED, fd, 0);
 	ASSERT_NE(MAP_FAILED, pinned);
 	touch(pinned, 3 * PAGE);
@@ -228,10 +218,8 @@ static void pin_whole(struct __test_metadata *_metadata,
 	check_broken(t, 0, NPAGES);
 
 	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	ASSERT_EQ(100, pwrite(t->a.fd, t->junk, 100, HIT * PAGE + 50));
-	model_write(_metadata, &t->a, HIT * PAGE + 50, t->junk, 100);
-	memcpy(map + 3 * PAGE, t->junk, PAGE);
-	model_write(_metadata, &t->a, 3 * PAGE, t->junk, PAGE);
+	write_a(_metadata, t, HIT * PAGE + 50, t->junk, 100);
+	store_a(_metadata, t, map, 3 * PAGE, t->junk, PAGE);
 	ASSERT_EQ(10, pwritev2(t->a.fd, &from, 1, 4 * PAGE, RWF_DSYNC));
 	model_write(_metadata, &t->a, 4 * PAGE, t->junk, 10);
 	check_pinned(self->gup, &t->a);
@@ -352,8 +340,7 @@ TEST_F(pins, vmsplice)
 	from.iov_base = map + HIT * PAGE;
 	ASSERT_EQ(PAGE, vmsplice(pipes[1], &from, 1, 0));
 	check_broken(t, 0, 0);
-	memcpy(map + HIT * PAGE, t->junk, PAGE);
-	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	store_a(_metadata, t, map, HIT * PAGE, t->junk, PAGE);
 	check_pipe(_metadata, pipes[0], &t->a, t->b.want + HIT * PAGE);
 	check_broken(t, HIT, HIT + 1);
 	file_unmap(&t->a, map);
@@ -554,8 +541,7 @@ TEST_F(device, sees_writes)
 	EXPECT_EQ(0, check_device(&t->a, self->map_a));
 	check_broken(t, 0, 0);
 
-	ASSERT_EQ(50, pwrite(t->a.fd, t->junk, 50, HIT * PAGE + 9));
-	model_write(_metadata, &t->a, HIT * PAGE + 9, t->junk, 50);
+	write_a(_metadata, t, HIT * PAGE + 9, t->junk, 50);
 	check_device(&t->a, self->map_a);
 	EXPECT_EQ(0, check_device(&t->b, self->map_b));
 
@@ -565,8 +551,7 @@ TEST_F(device, sees_writes)
 
 	/* through a mapping that the device does not know */
 	other = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	memcpy(other + 4 * PAGE, t->junk, PAGE);
-	model_write(_metadata, &t->a, 4 * PAGE, t->junk, PAGE);
+	store_a(_metadata, t, other, 4 * PAGE, t->junk, PAGE);
 	check_device(&t->a, self->map_a);
 	file_unmap(&t->a, other);
 
@@ -700,8 +685,7 @@ TEST_F(device, migrate)
 	}
 	check_device(&t->a, self->map_a);
 	check_broken(t, 0, 0);
-	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, HIT * PAGE));
-	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	write_a(_metadata, t, HIT * PAGE, t->junk, PAGE);
 	check_map(&t->a, self->map_a);
 	check_map(&t->b, self->map_b);
 	check_device(&t->a, self->map_a);
@@ -727,8 +711,7 @@ TEST_F(device, exclusive)
 	check_map(&t->a, self->map_a);
 	check_device(&t->a, self->map_a);
 	check_trio(t);
-	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, HIT * PAGE));
-	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	write_a(_metadata, t, HIT * PAGE, t->junk, PAGE);
 	check_map(&t->a, self->map_a);
 	check_device(&t->a, self->map_a);
 	check_broken(t, HIT, HIT + 1);
@@ -762,11 +745,9 @@ static void gone(struct file *f)
 static void write_both_ways(struct __test_metadata *_metadata, struct trio *t,
 			    unsigned char *map)
 {
-	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, HIT * PAGE));
-	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	write_a(_metadata, t, HIT * PAGE, t->junk, PAGE);
 	check_map(&t->a, map);
-	memcpy(map + (HIT + 1) * PAGE, t->junk, PAGE);
-	model_write(_metadata, &t->a, (HIT + 1) * PAGE, t->junk, PAGE);
+	store_a(_metadata, t, map, (HIT + 1) * PAGE, t->junk, PAGE);
 	check_map(&t->a, map);
 	check_broken(t, HIT, HIT + 2);
 }
@@ -845,8 +826,7 @@ TEST_F(mm, fork_private)
 		_exit(_metadata->exit_code);
 	}
 	hear(_metadata, sock[0]);
-	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, HIT * PAGE));
-	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	write_a(_metadata, t, HIT * PAGE, t->junk, PAGE);
 	tell(_metadata, sock[0]);
 	reap(_metadata, pid);
 	EXPECT_EQ(t->a.want[0] ^ 0xff, map[0]);
@@ -1246,8 +1226,7 @@ TEST_F(mm, userfaultfd_wp)
 	EXPECT_SCAN(copy, PAGE_IS_WRITTEN, HIT, HIT + 1);
 	EXPECT_SCAN(map, PAGE_IS_WRITTEN, 0, 0);
 	check_broken(t, 0, 0);
-	memcpy(map + 3 * PAGE, t->junk, PAGE);
-	model_write(_metadata, &t->a, 3 * PAGE, t->junk, PAGE);
+	store_a(_metadata, t, map, 3 * PAGE, t->junk, PAGE);
 	check_map(&t->a, map);
 	EXPECT_SCAN(map, PAGE_IS_WRITTEN, 3, 4);
 	EXPECT_SCAN(copy, PAGE_IS_WRITTEN, HIT, HIT + 1);
@@ -1257,8 +1236,7 @@ TEST_F(mm, userfaultfd_wp)
 
 	/* A write by another way, and then one by this, to the same page */
 	protect(_metadata, uffd, map);
-	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, 4 * PAGE));
-	model_write(_metadata, &t->a, 4 * PAGE, t->junk, PAGE);
+	write_a(_metadata, t, 4 * PAGE, t->junk, PAGE);
 	check_map(&t->a, map);
 	EXPECT_SCAN(map, PAGE_IS_WRITTEN, 0, 0);
 	map[4 * PAGE] ^= 0xff;
@@ -1459,8 +1437,7 @@ TEST_F_TIMEOUT(mm, damon_pageout, 120)
 	merge_all(&t->b, &t->a);
 	merge_all(&t->b, &t->c);
 	/* Read again they may be in large folios, which break as a whole. */
-	memcpy(map + HIT * PAGE, t->junk, PAGE);
-	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	store_a(_metadata, t, map, HIT * PAGE, t->junk, PAGE);
 	check_map(&t->a, map);
 	check_trio(t);
 	EXPECT_APART(&t->a, HIT, &t->b, HIT);

@@ -95,8 +95,7 @@ TEST_F(uring, write)
 	struct io_uring_sqe *sqe;
 	unsigned char *map;
 
-	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	touch(map, SIZE);
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
 	io_uring_prep_write(io_uring_get_sqe(&self->ring), t->a.fd, t->junk,
 			    PAGE, HIT * PAGE + 100);
 	ring_run(_metadata, &self->ring, 1, PAGE);
@@ -120,8 +119,7 @@ TEST_F(uring, direct_write)
 	unsigned char *map;
 
 	ASSERT_LE(0, fd);
-	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	touch(map, SIZE);
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
 	for (size_t i = HIT; i < HIT + 4; i++)
 		io_uring_prep_write(io_uring_get_sqe(&self->ring), fd,
 				    t->junk + i * PAGE, PAGE, i * PAGE);
@@ -167,8 +165,7 @@ TEST_F(uring, fixed_buffer_of_mapping)
 	struct file d;
 	int fd;
 
-	shared = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	touch(shared, SIZE);
+	shared = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
 	iov.iov_base = shared;
 	EXPECT_EQ(-EFAULT, io_uring_register_buffers(&self->ring, &iov, 1));
 	check_broken(t, 0, 0);
@@ -218,8 +215,7 @@ TEST_F(uring, mapping)
 	file_create(_metadata, &d, t->dir, "d", 4 * PAGE, 5);
 	fd = open(d.path, O_RDWR | O_DIRECT);
 	ASSERT_LE(0, fd);
-	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	touch(map, SIZE);
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
 	for (size_t i = 0; i < 2; i++)
 		io_uring_prep_read(io_uring_get_sqe(&self->ring), fd,
 				   map + (HIT + i) * PAGE, PAGE, i * PAGE);
@@ -279,8 +275,7 @@ static void three_writes(struct __test_metadata *_metadata,
 	struct iocb cbs[3];
 	unsigned char *map;
 
-	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	touch(map, SIZE);
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
 	for (size_t i = 0; i < 3; i++)
 		io_prep_pwrite(&cbs[i], fd, t->junk + i * PAGE, PAGE,
 			       (HIT + i) * PAGE);
@@ -317,8 +312,7 @@ TEST_F(aio, mapping)
 	file_create(_metadata, &d, t->dir, "d", 2 * PAGE, 5);
 	fd = open(d.path, O_RDONLY | O_DIRECT);
 	ASSERT_LE(0, fd);
-	map = file_map(_metadata, &t->a, PROT_READ | PROT_WRITE, MAP_SHARED);
-	touch(map, SIZE);
+	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
 	for (size_t i = 0; i < 2; i++)
 		io_prep_pread(&cbs[i], fd, map + (HIT + i) * PAGE, PAGE,
 			      i * PAGE);
@@ -413,8 +407,7 @@ TEST_F(overlay, lower)
 		EXPECT_EQ(-ENOENT, find_file(_metadata, &self->file, &args));
 	}
 	/* And who writes below, as one should not, is seen above. */
-	ASSERT_EQ(PAGE, pwrite(t->a.fd, t->junk, PAGE, HIT * PAGE));
-	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
+	write_a(_metadata, t, HIT * PAGE, t->junk, PAGE);
 	model_write(_metadata, &self->file, HIT * PAGE, t->junk, PAGE);
 	check_map(&self->file, map);
 	check_file(&self->file);

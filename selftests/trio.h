@@ -76,6 +76,33 @@ static inline void __check_trio(struct __test_metadata *_metadata,
 
 #define check_trio(t) __check_trio(_metadata, t, __LINE__)
 
+/* A mapping of A whose pages are in the page table, but for writes */
+static inline unsigned char *map_a(struct __test_metadata *_metadata,
+				   const struct trio *t, int prot, int flags)
+{
+	unsigned char *map = file_map(_metadata, &t->a, prot, flags);
+
+	touch(map, SIZE);
+	return map;
+}
+
+/* Change A at byte @off through a mapping, and what it is expected to hold */
+static inline void store_a(struct __test_metadata *_metadata, struct trio *t,
+			   unsigned char *map, size_t off, const void *buf,
+			   size_t len)
+{
+	memcpy(map + off, buf, len);
+	model_write(_metadata, &t->a, off, buf, len);
+}
+
+/* The same by a write */
+static inline void write_a(struct __test_metadata *_metadata, struct trio *t,
+			   size_t off, const void *buf, size_t len)
+{
+	ASSERT_EQ(len, pwrite(t->a.fd, buf, len, off));
+	model_write(_metadata, &t->a, off, buf, len);
+}
+
 /*
  * Of A's pages exactly those from @first to before @end are broken; bytes are
  * right everywhere, and what else was shared still is.
