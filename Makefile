@@ -18,6 +18,11 @@ ifdef RUN
 override export RUN := $(value RUN)
 endif
 
+PREFIX := /usr/local
+sbindir = $(PREFIX)/sbin
+mandir = $(PREFIX)/share/man
+sysconfdir := /etc/ksm_ext
+
 B := build
 TOOLS := $B/tools
 BPFTOOL := $(TOOLS)/bin/bpftool
@@ -36,6 +41,7 @@ KSMX_LDLIBS := -lm -lncursesw -ltinfo -lsystemd -lxxhash
 policies := $(patsubst bpf/%.bpf.c,$B/%.bpf.o,$(wildcard bpf/*.bpf.c))
 loader := $(patsubst loader/%.c,$B/loader/%.o,$(wildcard loader/*.c))
 ksmx := $(if $(loader),$B/ksmx)
+man := $(patsubst docs/man/%.rst,$B/man/%,$(wildcard docs/man/*.rst))
 skels := $(patsubst selftests/bpf/%.bpf.c,$B/selftests/%.skel.h, \
 	$(wildcard selftests/bpf/*.bpf.c)) $B/selftests/all.skel.h
 tests := $(patsubst selftests/%.c,$B/selftests/%,$(wildcard selftests/*.c))
@@ -137,15 +143,37 @@ vm-help:	## variables that vm takes
 vm-check: kernel-default	## tests of the machine that runs the tests
 	@selftests/vm/test-vm
 
+.PHONY: install
+install: policies ksmx man
+install:	## install ksmx, policies, service, manuals (PREFIX= DESTDIR=)
+	$Qinstall -d $(DESTDIR)$(sbindir) $(DESTDIR)$(PREFIX)/lib/ksm_ext \
+		$(DESTDIR)$(PREFIX)/lib/systemd/system \
+		$(DESTDIR)$(mandir)/man7 $(DESTDIR)$(mandir)/man8 \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions \
+		$(DESTDIR)$(sysconfdir)
+	$Qinstall -s $B/ksmx $(DESTDIR)$(sbindir)
+	$Qinstall -m 644 $(policies) $(DESTDIR)$(PREFIX)/lib/ksm_ext
+	$Qinstall -m 644 $(filter %.7,$(man)) $(DESTDIR)$(mandir)/man7
+	$Qinstall -m 644 $(filter %.8,$(man)) $(DESTDIR)$(mandir)/man8
+	$Qinstall -m 644 loader/bash-completion \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/ksmx
+	$Qsed 's,@sbindir@,$(sbindir),' loader/systemd/ksm_ext.service \
+		>$(DESTDIR)$(PREFIX)/lib/systemd/system/ksm_ext.service
+	$Q[ -e $(DESTDIR)$(sysconfdir)/ksm_ext.conf ] || \
+		install -m 644 loader/systemd/ksm_ext.conf \
+			$(DESTDIR)$(sysconfdir)
+	@echo "  INSTALL  $(DESTDIR)$(sbindir)/ksmx"
+
 .PHONY: all
-all: kernel policies ksmx selftests	## build everything
+all: kernel policies ksmx man selftests	## build everything
 
 .PHONY: kernel
 kernel: kernel-$(CONFIG)	## build kernel and tools (CONFIG=)
 
-.PHONY: policies ksmx selftests
+.PHONY: policies ksmx man selftests
 policies: $(policies)	## build bpf/ only
 ksmx: $(ksmx)	## build loader/ only
+man: $(man)	## build manual pages
 selftests: $(tests) $(helpers)	## build selftests/ only
 
 .PHONY: clean
@@ -172,6 +200,11 @@ $B/loader/%.o: loader/%.c $B/vmlinux.h
 $B/ksmx: $(loader)
 	@echo "  LD       $@"
 	$Q$(CC) $^ $(LDLIBS) $(KSMX_LDLIBS) -o $@
+
+$B/man/%: docs/man/%.rst docs/man/make-page docs/benchmarks.md $B/ksmx $(policies)
+	@echo "  MAN      $@"
+	@mkdir -p $(@D)
+	$Qdocs/man/make-page $< $B/ksmx >$@
 
 $B/selftests/%.bpf.o: selftests/bpf/%.bpf.c $B/vmlinux.h
 	@echo "  BPF      $@"

@@ -127,6 +127,7 @@ void policy_dirs(char dirs[NR_POLICY_DIRS][PATH_MAX]);
 int policy_open_path(struct policy *policy);
 int policy_open(const char *name, struct policy *policy);
 int policy_set(const struct policy *policy, const char *setting);
+cJSON *policy_tunables(const struct policy *policy);
 const char *policy_about(const struct policy *policy);
 const char *policy_name(const struct policy *policy);
 char *policy_misfit(const struct policy *policy, const struct btf *kernel);
@@ -140,6 +141,7 @@ int parse_setting(const char *setting, char *name, size_t size,
 		  const char **value);
 int set_number(const struct btf_type *type, void *data, const char *name,
 	       const char *text);
+double get_value(const struct btf_type *type, const void *data);
 cJSON *read_tunables(void);
 
 /* load.c: who is in charge */

@@ -125,22 +125,24 @@ int policy_open(const char *name, struct policy *policy)
 	}
 }
 
-/* Finds a constant of the object; its initial value may be changed. */
-static void *find_rodata(struct bpf_object *obj, const char *name,
-			 const struct btf_type **typep)
-{
-	const struct btf *btf = bpf_object__btf(obj);
-	const struct btf_var_secinfo *info;
+/* The constants of the object; their initial values may be changed. */
+struct constants {
+	const struct btf *btf;
 	const struct btf_type *section;
-	struct bpf_map *map;
-	size_t size;
 	char *data;
-	int i, id;
+	size_t size;
+};
 
-	id = btf__find_by_name_kind(btf, ".rodata", BTF_KIND_DATASEC);
+static bool find_constants(struct bpf_object *obj, struct constants *c)
+{
+	struct bpf_map *map;
+	int id;
+
+	c->btf = bpf_object__btf(obj);
+	id = btf__find_by_name_kind(c->btf, ".rodata", BTF_KIND_DATASEC);
 	if (id < 0)
-		return NULL;
-	section = btf__type_by_id(btf, id);
+		return false;
+	c->section = btf__type_by_id(c->btf, id);
 
 	bpf_object__for_each_map(map, obj) {
 		const char *map_name = bpf_map__name(map);
@@ -149,22 +151,76 @@ static void *find_rodata(struct bpf_object *obj, const char *name,
 		if (dot && !strcmp(dot, ".rodata"))
 			break;
 	}
-	data = map ? bpf_map__initial_value(map, &size) : NULL;
-	if (!data)
+	c->data = map ? bpf_map__initial_value(map, &c->size) : NULL;
+	return c->data;
+}
+
+/* Constant @i.  Return: its value, or NULL. */
+static void *get_constant(const struct constants *c, int i, const char **name,
+			  const struct btf_type **type)
+{
+	const struct btf_var_secinfo *info = btf_var_secinfos(c->section) + i;
+	const struct btf_type *var = btf__type_by_id(c->btf, info->type);
+
+	if ((size_t)info->offset + info->size > c->size)
 		return NULL;
+	*name = btf__name_by_offset(c->btf, var->name_off);
+	*type = resolve(c->btf, var->type);
+	return c->data + info->offset;
+}
 
-	info = btf_var_secinfos(section);
-	for (i = 0; i < btf_vlen(section); i++, info++) {
-		const struct btf_type *var = btf__type_by_id(btf, info->type);
+static void *find_constant(struct bpf_object *obj, const char *name,
+			   const struct btf_type **type)
+{
+	struct constants c;
+	const char *this;
+	void *value;
+	int i;
 
-		if (strcmp(btf__name_by_offset(btf, var->name_off), name))
-			continue;
-		if ((size_t)info->offset + info->size > size)
-			return NULL;
-		*typep = resolve(btf, var->type);
-		return data + info->offset;
+	if (!find_constants(obj, &c))
+		return NULL;
+	for (i = 0; i < btf_vlen(c.section); i++) {
+		value = get_constant(&c, i, &this, type);
+		if (value && !strcmp(this, name))
+			return value;
 	}
 	return NULL;
+}
+
+/* Can a map of this type and name be made larger or smaller? */
+static bool is_sizable(const struct bpf_map *map)
+{
+	return bpf_map__max_entries(map) > 1 && !strchr(bpf_map__name(map), '.') &&
+	       bpf_map__type(map) != BPF_MAP_TYPE_STRUCT_OPS;
+}
+
+/* All that --set can set, with what it is if nobody does. */
+cJSON *policy_tunables(const struct policy *policy)
+{
+	cJSON *object = cJSON_CreateObject();
+	const struct btf_type *type;
+	struct constants c;
+	struct bpf_map *map;
+	const char *name;
+	char text[128];
+	void *value;
+	int i;
+
+	for (i = 0; find_constants(policy->obj, &c) && i < btf_vlen(c.section);
+	     i++) {
+		value = get_constant(&c, i, &name, &type);
+		if (value && btf_is_int(type) && type->size <= sizeof(__u64))
+			cJSON_AddNumberToObject(object, name,
+						get_value(type, value));
+	}
+	bpf_object__for_each_map(map, policy->obj) {
+		snprintf(text, sizeof(text), "%s.max_entries",
+			 bpf_map__name(map));
+		if (is_sizable(map))
+			cJSON_AddNumberToObject(object, text,
+						bpf_map__max_entries(map));
+	}
+	return object;
 }
 
 /* The line that a policy says about itself: const char about[] = "..."; */
@@ -173,7 +229,7 @@ const char *policy_about(const struct policy *policy)
 	const struct btf_type *type;
 	const char *about;
 
-	about = find_rodata(policy->obj, "about", &type);
+	about = find_constant(policy->obj, "about", &type);
 	if (!about || !btf_is_array(type) ||
 	    !memchr(about, '\0', btf_array(type)->nelems))
 		return "";
@@ -233,7 +289,7 @@ int policy_set(const struct policy *policy, const char *setting)
 	if (dot && !strcmp(dot, ".max_entries"))
 		return set_max_entries(policy, name, value);
 
-	data = find_rodata(policy->obj, name, &type);
+	data = find_constant(policy->obj, name, &type);
 	if (data)
 		return set_number(type, data, name, value);
 	if (is_tunable(policy, name))

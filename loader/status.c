@@ -149,6 +149,8 @@ static void list_dir(cJSON *list, const char *dir, const char *loaded)
 						policy_about(&policy));
 			cJSON_AddStringToObject(item, "file",
 						policy.path);
+			cJSON_AddItemToObject(item, "tunables",
+					      policy_tunables(&policy));
 			cJSON_AddBoolToObject(item, "loaded",
 					      !strcmp(policy_name(&policy),
 						      loaded));

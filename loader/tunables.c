@@ -91,7 +91,8 @@ int set_number(const struct btf_type *type, void *data, const char *name,
 	return KSMX_OK;
 }
 
-static double get_value(const struct btf_type *type, const void *data)
+/* The number at @data. */
+double get_value(const struct btf_type *type, const void *data)
 {
 	unsigned long long value = 0;
 	unsigned int shift = 64 - 8 * type->size;
