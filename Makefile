@@ -20,6 +20,7 @@ endif
 
 PREFIX := /usr/local
 sbindir = $(PREFIX)/sbin
+unitdir = $(PREFIX)/lib/systemd/system
 mandir = $(PREFIX)/share/man
 sysconfdir := /etc/ksm_ext
 
@@ -42,8 +43,12 @@ policies := $(patsubst bpf/%.bpf.c,$B/%.bpf.o,$(wildcard bpf/*.bpf.c))
 loader := $(patsubst loader/%.c,$B/loader/%.o,$(wildcard loader/*.c))
 ksmx := $(if $(loader),$B/ksmx)
 man := $(patsubst docs/man/%.rst,$B/man/%,$(wildcard docs/man/*.rst))
-skels := $(patsubst selftests/bpf/%.bpf.c,$B/selftests/%.skel.h, \
-	$(wildcard selftests/bpf/*.bpf.c)) $B/selftests/all.skel.h
+test_bpf := $(patsubst selftests/bpf/%.bpf.c,$B/selftests/%,\
+	$(wildcard selftests/bpf/*.bpf.c))
+# Those named ksmx_* are loaded by ksmx, not by the test programs.
+ksmx_objects := $(addsuffix .bpf.o,$(filter $B/selftests/ksmx_%,$(test_bpf)))
+skels := $(addsuffix .skel.h,$(filter-out $B/selftests/ksmx_%,$(test_bpf))) \
+	$B/selftests/all.skel.h
 tests := $(patsubst selftests/%.c,$B/selftests/%,$(wildcard selftests/*.c))
 benches := $(patsubst selftests/bench/%.c,$B/bench/%, \
 	$(wildcard selftests/bench/*.c))
@@ -147,7 +152,7 @@ vm-check: kernel-default	## tests of the machine that runs the tests
 install: policies ksmx man
 install:	## install ksmx, policies, service, manuals (PREFIX= DESTDIR=)
 	$Qinstall -d $(DESTDIR)$(sbindir) $(DESTDIR)$(PREFIX)/lib/ksm_ext \
-		$(DESTDIR)$(PREFIX)/lib/systemd/system \
+		$(DESTDIR)$(unitdir) \
 		$(DESTDIR)$(mandir)/man7 $(DESTDIR)$(mandir)/man8 \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions \
 		$(DESTDIR)$(sysconfdir)
@@ -158,11 +163,23 @@ install:	## install ksmx, policies, service, manuals (PREFIX= DESTDIR=)
 	$Qinstall -m 644 loader/bash-completion \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/ksmx
 	$Qsed 's,@sbindir@,$(sbindir),' loader/systemd/ksm_ext.service \
-		>$(DESTDIR)$(PREFIX)/lib/systemd/system/ksm_ext.service
+		>$(DESTDIR)$(unitdir)/ksm_ext.service
 	$Q[ -e $(DESTDIR)$(sysconfdir)/ksm_ext.conf ] || \
 		install -m 644 loader/systemd/ksm_ext.conf \
 			$(DESTDIR)$(sysconfdir)
 	@echo "  INSTALL  $(DESTDIR)$(sbindir)/ksmx"
+
+.PHONY: deb
+deb: kernel-default policies ksmx man
+deb:	## Debian packages of all that and of the kernel (KCONFIG=)
+	@loader/make-deb $B/deb
+	@kernel-patches/deb.sh $B/deb
+	@ls $B/deb/*.deb
+
+.PHONY: deb-check
+deb-check: deb
+deb-check:	## install them into Debian 12, boot that, use the service
+	@selftests/deb/run $B/deb
 
 .PHONY: all
 all: kernel policies ksmx man selftests	## build everything
@@ -174,7 +191,7 @@ kernel: kernel-$(CONFIG)	## build kernel and tools (CONFIG=)
 policies: $(policies)	## build bpf/ only
 ksmx: $(ksmx)	## build loader/ only
 man: $(man)	## build manual pages
-selftests: $(tests) $(helpers)	## build selftests/ only
+selftests: $(tests) $(helpers) $(ksmx_objects)	## build selftests/ only
 
 .PHONY: clean
 clean:	## remove build/; downloads and kernels stay cached

@@ -106,6 +106,20 @@ static void print_rates(const struct sample *s, const struct rates *r)
 
 /* ---- on a terminal ---- */
 
+/* A line, cut to fit; the last one is for the keys. */
+static void __attribute__((format(printf, 2, 3)))
+put(int y, const char *fmt, ...)
+{
+	char text[256];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	if (y < LINES - 1)
+		mvaddnstr(y, 0, text, COLS);
+}
+
 /* The counters of a folder that moved or are not zero, largest rate first. */
 struct row {
 	const char *name;
@@ -142,10 +156,10 @@ static int draw_folder(int y, const struct sample *a, const struct sample *b,
 	qsort(rows, nr, sizeof(*rows), compare_rows);
 
 	attron(A_REVERSE);
-	mvprintw(y++, 0, "%-24s %14s %14s", folder, "a second", "in all");
+	put(y++, "%-24s %14s %14s", folder, "a second", "in all");
 	attroff(A_REVERSE);
 	for (i = 0; i < nr; i++)
-		mvprintw(y++, 0, "%-24s %14.0f %14.0f", rows[i].name,
+		put(y++, "%-24s %14.0f %14.0f", rows[i].name,
 			 rows[i].rate, rows[i].total);
 	return y + 1;
 }
@@ -157,24 +171,24 @@ static void draw(const struct sample *a, const struct sample *b,
 	int y = 0;
 
 	erase();
-	mvprintw(y++, 0, "policy   %s, %s",
+	put(y++, "policy   %s, %s",
 		 *get_string(status, "policy") ?
 		 get_string(status, "policy") : "none",
 		 get_string(status, "state"));
-	mvprintw(y++, 0, "saved    %.1f MiB, %.1f MiB after metadata",
+	put(y++, "saved    %.1f MiB, %.1f MiB after metadata",
 		 get_number(status, "saved_bytes") / MIB,
 		 get_number(status, "general_profit") / MIB);
-	mvprintw(y++, 0, "shared   %.0f roots with %.0f aliases; %.0f files known",
+	put(y++, "shared   %.0f roots with %.0f aliases; %.0f files known",
 		 get_number(status, "pages_shared"),
 		 get_number(status, "aliases"),
 		 get_number(status, "files_known"));
-	mvprintw(y++, 0, "now      %.0f merged, %.0f broken, %.0f refused a second",
+	put(y++, "now      %.0f merged, %.0f broken, %.0f refused a second",
 		 r->merged, r->broken, r->refused);
-	mvprintw(y++, 0, "ksm_extd %.0f %% of a processor", r->cpu);
+	put(y++, "ksm_extd %.0f %% of a processor", r->cpu);
 	y++;
 	y = draw_folder(y, a, b, "merge");
 	draw_folder(y, a, b, "break");
-	mvprintw(LINES - 1, 0, "q quits");
+	mvaddnstr(LINES - 1, 0, "q quits", COLS);
 	refresh();
 }
 

@@ -1,0 +1,773 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# usage, in the guest: ksmx.sh [TEST...]
+#
+# Tests of ksmx, the program: what it says, how it fails, and what is left when
+# it does.  Prints TAP.
+
+clone=$(cd "$(dirname "$0")/.." && pwd)
+objects=$clone/build/selftests
+sysfs=/sys/kernel/mm/ksm_ext
+pins=/sys/fs/bpf/ksm_ext
+work=${KSM_EXT_DIR:-$PWD}/ksmx
+PATH=$clone/build:$PATH
+manuals=$clone/build/man
+# What fails in a test is noted here, since parts of it run in subshells.
+errors=$(mktemp)
+
+wrong() { echo "$*" >>"$errors"; }
+
+# expect STATUS PATTERN COMMAND...: its exit status is this one, and something
+# in its output matches
+# shellcheck disable=SC2317 # reached through "$test"
+expect()
+{
+	local want=$1 pattern=$2 out status
+	shift 2
+
+	out=$("$@" 2>&1)
+	status=$?
+	if [ $status != "$want" ] || ! grep -q -e "$pattern" <<<"$out"; then
+		wrong "$*: status $status, wanted $want and '$pattern': $out"
+		return 1
+	fi
+}
+
+# same WHAT GOT WANTED
+same() { [ "$2" = "$3" ] || wrong "$1 is '$2', not '$3'"; }
+
+policy() { cat $sysfs/policy; }
+
+# wait_for COMMAND...: until it succeeds, or 20 s are over
+wait_for()
+{
+	local i
+
+	for ((i = 0; i < 200; i++)); do
+		! "$@" || return 0
+		sleep 0.1
+	done
+	wrong "waited in vain for: $*"
+	return 1
+}
+
+state_is() { [ "$(cat $sysfs/state)" = "$1" ]; }
+merged_is() { [ "$(cat $sysfs/pages_sharing)" = "$1" ]; }
+
+# No program's exit status, but what it is for: to go on from scratch.
+reset()
+{
+	ksmx unload --unmerge >/dev/null 2>&1
+	echo 1 >$sysfs/run
+	wait_for state_is none
+}
+
+nobody()
+{
+	setpriv --reuid 65534 --regid 65534 --clear-groups --bounding-set -all \
+		--inh-caps -all "$@"
+}
+
+# ---- what it says ----
+
+test_help_agrees()
+{
+	local help name option arg long man completed
+
+	help=$(ksmx help --json)
+	man=$(MANWIDTH=1000 man -l "$manuals/ksmx.8" | col -bx)
+	completed=$(ksmx --complete '')
+	same "completion of commands" "$completed" \
+		"$(jq -r '.commands[].name' <<<"$help")"
+	for name in $completed; do
+		ksmx help | grep -q "^  $name " || wrong "$name is not in help"
+		grep -qE "^ {7}$name( |$)" <<<"$man" ||
+			wrong "$name is not in the manual"
+		expect 0 "^Usage: ksmx $name " ksmx "$name" --help
+		expect 0 "^Usage: ksmx $name " ksmx help "$name"
+		long=$(jq -r --arg name "$name" '(.options +
+			(.commands[] | select(.name == $name) | .options))[] |
+			"--" + .long' <<<"$help" | sort)
+		same "options in $name --help" "$long" \
+			"$(ksmx "$name" --help | sed -n 's/^  [ -].[ ,] \(--[a-z-]*\).*/\1/p' |
+				grep -vxE -- '--(help|usage|version)' | sort)"
+		same "completion of $name --" "$(ksmx --complete "$name" -- |
+			grep -vx -- --help | sort)" "$long"
+		for option in $long; do
+			grep -q -- "$option" <<<"$man" ||
+				wrong "$option is not in the manual"
+			case $option in
+			--memory) arg==1M ;;
+			--top) arg==1 ;;
+			--set|--output) arg==x ;;
+			*) arg= ;;
+			esac
+			expect 0 '^Usage:' ksmx "$name" "$option$arg" --help
+		done
+	done
+	# and nothing else is in the manual
+	same "options of the manual" "$(grep -oE '^ *-., --[a-z-]+' <<<"$man" |
+		grep -o -- '--.*' | sort -u)" \
+		"$(jq -r '(.options + [.commands[].options[]])[] | "--" + .long' \
+			<<<"$help" | sort -u)"
+}
+
+test_docs_agree()
+{
+	local names word
+
+	names=$(ksmx help --json | jq -r '.commands[].name')
+	for word in $(cat "$clone"/README.md "$clone"/docs/*.md |
+		      grep -oE '\bksmx (--json |-v )?[a-z]+' |
+		      awk '{ print $NF }' | sort -u); do
+		grep -qx "$word" <<<"$names" ||
+			wrong "the documentation knows 'ksmx $word'"
+	done
+}
+
+test_shell_completion()
+{
+	local COMP_WORDS COMP_CWORD COMPREPLY
+
+	. "$clone/loader/bash-completion"
+	COMP_WORDS=(ksmx swap sam) COMP_CWORD=2
+	_ksmx
+	same "completion of swap sam" "${COMPREPLY[*]}" samefile
+	COMP_WORDS=(ksmx '') COMP_CWORD=1
+	_ksmx
+	same "the first words" "${COMPREPLY[*]}" \
+		"$(ksmx help --json | jq -r '[.commands[].name] | join(" ")')"
+	COMP_WORDS=(ksmx set idle_ms = 5) COMP_CWORD=4
+	_ksmx
+	same "numbers" "${COMPREPLY[*]}" ''
+}
+
+test_manuals()
+{
+	local page out
+
+	for page in "$manuals"/*; do
+		out=$(man --warnings -l "$page" 2>&1 >/dev/null)
+		same "warnings about $page" "$out" ''
+	done
+	for page in "$clone"/bpf/*.bpf.c; do
+		page=${page##*/}
+		man -l "$manuals/ksm_ext-policies.7" | col -bx |
+			grep -qx "   ${page%.bpf.c}" ||
+			wrong "$page is not in the manual"
+	done
+}
+
+test_usage()
+{
+	expect 2 'which command' ksmx
+	expect 2 "unknown command 'frob'" ksmx frob
+	expect 2 "unknown command 'frob'" ksmx help frob
+	expect 2 "unrecognized option '--frob'" ksmx status --frob
+	expect 2 "unrecognized option '--set=a=1'" ksmx unload --set=a=1
+	expect 2 'POLICY is missing' ksmx load
+	expect 2 "one argument too many: 'b'" ksmx swap a b
+	expect 2 "interval '0'" ksmx top 0
+	expect 2 "interval 'nan'" ksmx top nan
+	expect 2 "count '-1'" ksmx top 1 -- -1
+	expect 2 "memory: '5'" ksmx estimate -m 5 .
+	expect 2 "memory: '99999999999G'" ksmx estimate -m 99999999999G .
+	expect 2 "top: '1x'" ksmx estimate --top 1x .
+	expect 2 'No such file' ksmx estimate . /nowhere
+	expect 0 '^ksmx [0-9]' ksmx --version
+	state_is none || wrong "something was loaded"
+}
+
+# ---- policies as files ----
+
+test_bad_objects()
+{
+	local before name
+
+	expect 5 "no policy 'nosuch'" ksmx load nosuch
+	expect 5 'cannot read /nowhere/a.bpf.o' ksmx load /nowhere/a.bpf.o
+	expect 5 'is no BPF object' ksmx load /dev/null
+	expect 5 'is no BPF object' ksmx load /
+	expect 5 'is no BPF object' ksmx load "$clone/build/ksmx"
+	echo nonsense >"$work/text.bpf.o"
+	expect 5 'is no BPF object' ksmx load "$work/text.bpf.o"
+	for name in 100 1000 10000 20000; do
+		head -c $name "$clone/build/all.bpf.o" >"$work/cut.bpf.o"
+		expect 5 'is no' ksmx load "$work/cut.bpf.o"
+	done
+	expect 5 'is no policy' ksmx load "$objects/ksmx_none.bpf.o"
+	expect 5 'the verifier refused.*map_value_or_null' \
+		ksmx load "$objects/ksmx_refused.bpf.o"
+	expect 5 "has no member 'foresight'" \
+		ksmx load "$objects/ksmx_newer.bpf.o"
+	expect 5 "member 'name' .* 64 bytes.* of 32" \
+		ksmx load "$objects/ksmx_resized.bpf.o"
+	state_is none || wrong "something was loaded"
+	[ -z "$(ls $pins 2>/dev/null)" ] || wrong "pins: $(ls -R $pins)"
+
+	# A policy in charge stays so.
+	ksmx load samefile >/dev/null
+	before=$(ls $pins/maps)
+	for name in none refused newer resized; do
+		expect 5 '' ksmx swap "$objects/ksmx_$name.bpf.o"
+		expect 0 '"error"' sh -c \
+			"ksmx --json swap $objects/ksmx_$name.bpf.o | jq ."
+		same policy "$(policy)" samefile
+		same maps "$(ls $pins/maps)" "$before"
+	done
+	[ ! -e $pins/maps_new ] || wrong "new maps were left"
+	expect 0 'swapped to ksmx_unused' \
+		ksmx swap "$objects/ksmx_unused.bpf.o"
+	same policy "$(policy)" ksmx_unused
+}
+
+test_load_swap_unload()
+{
+	expect 6 'nothing is loaded: ksmx load all' ksmx swap all
+	expect 6 'nothing is loaded' ksmx unload
+	expect 0 '^loaded samefile' ksmx load samefile
+	expect 6 "'samefile' is loaded already (active): ksmx swap all" \
+		ksmx load all
+	expect 0 'samefile, active' ksmx status
+	expect 0 '^\* samefile' ksmx list
+	expect 0 '"policy":	"all"' ksmx swap all --json
+	expect 0 '^all_ops$' ls $pins/maps
+	expect 0 '^{"active":"all"}$' sh -c \
+		'ksmx status --json | jq -c "{(.state): .policy}"'
+	expect 0 '^true$' sh -c 'ksmx list --json |
+		jq ".[] | select(.name == \"all\") | .loaded"'
+	echo 0 >$sysfs/run
+	expect 0 'run is 0' ksmx status
+	expect 0 'swapped to samefile; idle until' ksmx swap samefile
+	expect 0 '^unloaded samefile' ksmx unload
+	same state "$(cat $sysfs/state)" none
+	[ -z "$(ls $pins)" ] || wrong "pins are left: $(ls -R $pins)"
+}
+
+# Equal files: merged, still merged without a policy, and apart again.
+test_unmerge()
+{
+	head -c 40960 /dev/urandom >"$work/a"
+	cp "$work/a" "$work/b"
+	sync
+	ksmx load all --set idle_ms=10 >/dev/null
+	wait_for merged_is 10
+	expect 0 '^unloaded all' ksmx unload
+	merged_is 10 || wrong "unload unmerged"
+	expect 0 'own pages' ksmx unload --unmerge
+	merged_is 0 || wrong "unload --unmerge did not unmerge"
+	same run "$(cat $sysfs/run)" 1
+	ksmx load all --set idle_ms=10 >/dev/null
+	wait_for merged_is 10
+	expect 0 '^true$' sh -c 'ksmx unload --unmerge --json | jq .unmerged'
+	merged_is 0 || wrong "unload --unmerge did not unmerge"
+	cmp -s "$work/a" "$work/b" || wrong "the files differ"
+}
+
+# ---- tunables ----
+
+tunable() { ksmx set --json | jq ".$1"; }
+
+test_tunables()
+{
+	local object=$objects/ksmx_policy.bpf.o setting
+
+	expect 6 'nothing is loaded' ksmx set
+	expect 6 'nothing is loaded' ksmx set fail=1
+	for setting in x=1 =1 fixed fixed= fixed=-1 fixed=4294967296 \
+		       fixed=1x small=256 about=1 x.max_entries=1 \
+		       table.max_entries=0 table.max_entries=4294967296 \
+		       table.max_entries=-1 fail=1; do
+		expect 2 '' ksmx load "$object" --set "$setting"
+	done
+	state_is none || wrong "something was loaded"
+	expect 0 'loaded ksmx_policy' ksmx load "$object" --set fixed=0x10 \
+		--set small=255 --set table.max_entries=20
+	expect 0 '"fixed": 16' bpftool map dump pinned $pins/maps/ksmx_pol_rodata
+	expect 0 'max_entries 20' bpftool map show pinned $pins/maps/table
+
+	same tunables "$(ksmx set --json | jq -c .)" \
+		'{"fail":0,"tiny":0,"yes":0,"large":0}'
+	expect 0 '^large  *1099511627776$' ksmx set large=1099511627776 tiny=255
+	same tiny "$(tunable tiny)" 255
+	for setting in tiny=256 tiny=-1 yes=2 fail=2147483648 \
+		       fail=-2147483649 large=18446744073709551616 large= \
+		       large=x nosuch=1 =1 large; do
+		expect 2 '' ksmx set tiny=1 "$setting"
+		same "tiny after $setting" "$(tunable tiny)" 255
+	done
+	expect 2 'fixed can not change.*ksmx swap ksmx_policy --set fixed' \
+		ksmx set fixed=1
+	expect 2 'table.max_entries can not change' \
+		ksmx set table.max_entries=30
+	expect 0 '^fail  *5$' ksmx set fail=5
+	state_is active || wrong "not active"
+
+	# Another policy's tunables are others.
+	expect 0 '' ksmx swap "$objects/ksmx_unused.bpf.o"
+	expect 2 "no tunable 'tiny'" ksmx set tiny=1
+	same tunables "$(ksmx set --json | jq -c .)" '{}'
+	same "completion of set" "$(ksmx --complete set '')" ''
+	ksmx swap "$object" >/dev/null
+	same "completion of set" "$(ksmx --complete set t)" 'tiny='
+}
+
+# ---- ejection, service ----
+
+test_ejected()
+{
+	ksmx load "$objects/ksmx_policy.bpf.o" >/dev/null
+	ksmx set fail=-5 >/dev/null
+	wait_for state_is ejected
+	expect 7 'because .*scan returned -5' ksmx status
+	expect 7 '"state":	"ejected"' ksmx status --json
+	expect 0 'state.*was ejected' ksmx doctor
+	# Whether by load or by swap, the next one takes over.
+	ksmx load all >/dev/null 2>&1 || ksmx swap all >/dev/null
+	same policy "$(policy)" all
+	state_is active || wrong "not active"
+	expect 0 '' ksmx status
+}
+
+# run_in_background COMMAND...: in $out, its process in $pid
+run_in_background()
+{
+	out=$work/out
+	"$@" >"$out" 2>&1 &
+	pid=$!
+}
+
+# ended STATUS PATTERN: the process of run_in_background does so
+ended()
+{
+	local status
+
+	wait $pid
+	status=$?
+	if [ $status != "$1" ] || ! grep -q -e "$2" "$out"; then
+		wrong "run: status $status, wanted $1 and '$2': $(cat "$out")"
+	fi
+}
+
+test_run()
+{
+	local signal object=$objects/ksmx_policy.bpf.o
+
+	for signal in TERM INT; do
+		# Bash lets what is in the background ignore SIGINT.
+		run_in_background env --default-signal=INT ksmx run all
+		wait_for state_is active
+		same policy "$(policy)" all
+		kill -$signal $pid
+		ended 0 'all: unloaded'
+		state_is none || wrong "run left its policy"
+		[ -z "$(ls $pins)" ] || wrong "pins: $(ls -R $pins)"
+	done
+
+	# What was loaded is taken over; others may swap, and unload.
+	ksmx load samefile >/dev/null
+	run_in_background ksmx run all
+	wait_for grep -qx all $sysfs/policy
+	expect 0 'swapped to samefile' ksmx swap samefile
+	state_is active || wrong "not active"
+	expect 0 'unloaded samefile' ksmx unload
+	ended 0 'unloaded by somebody else'
+
+	# Killed, its policy stays, and the next run takes over.
+	run_in_background ksmx run all
+	wait_for state_is active
+	kill -KILL $pid
+	wait $pid 2>/dev/null
+	state_is active || wrong "the policy went with its loader"
+	run_in_background ksmx run "$object"
+	wait_for grep -qx ksmx_policy $sysfs/policy
+	ksmx set fail=-7 >/dev/null
+	ended 7 'ksmx_policy was ejected: error: scan returned -7'
+	state_is none || wrong "the ejected policy was left"
+	[ -z "$(ls $pins)" ] || wrong "pins: $(ls -R $pins)"
+
+	run_in_background ksmx --json run "$object"
+	wait_for grep -qx ksmx_policy $sysfs/policy
+	ksmx set fail=-7 >/dev/null
+	ended 7 '"end":	"ejected"'
+	expect 5 "no policy 'nosuch'" ksmx run nosuch
+}
+
+# What systemd is told: ready when a policy is in charge, and stopping.
+test_notify()
+{
+	local socket=$work/notify
+
+	coproc listener { python3 -u - "$socket" <<-'END'
+		import socket, sys
+		s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+		s.bind(sys.argv[1])
+		print("bound")
+		while True:
+		    text = s.recv(4096).decode()
+		    print(text.replace("\n", " "))
+		    if "STOPPING" in text:
+		        break
+	END
+	}
+	local from=${listener[0]}
+	local process=$listener_PID line
+	read -r line <&"$from"
+	run_in_background env NOTIFY_SOCKET="$socket" ksmx run all
+	read -r line <&"$from"
+	same "first message" "$line" 'READY=1 STATUS=all is active'
+	same policy "$(policy)" all
+	kill $pid
+	while read -r line <&"$from" && [ "$line" != STOPPING=1 ]; do
+		:
+	done
+	same "last message" "$line" STOPPING=1
+	ended 0 unloaded
+	wait "$process"
+}
+
+# ---- what is missing ----
+
+test_no_privilege()
+{
+	local command
+
+	for command in 'load all' 'swap all' unload set 'run all'; do
+		# shellcheck disable=SC2086 # words
+		expect 4 'run as root\|be root' nobody ksmx $command
+	done
+	expect 4 'root only' nobody ksmx top
+	expect 0 'root only' nobody ksmx status
+	expect 0 'EOF' nobody ksmx metrics
+	expect 4 'missing  privileges' nobody ksmx doctor
+	state_is none || wrong "something was loaded"
+	expect 4 'cannot write' nobody ksmx metrics -o /root/x
+}
+
+# without DIRECTORY COMMAND...: with an empty folder there
+# shellcheck disable=SC2317 # called through expect
+without()
+{
+	local dir=$1
+	shift
+
+	unshare -m sh -c 'mount -t tmpfs none "$0" && exec "$@"' "$dir" "$@"
+}
+
+test_missing()
+{
+	local command
+
+	for command in 'load all' 'swap all' unload 'run all' set; do
+		# shellcheck disable=SC2086 # words
+		{
+			expect 3 'no bpf file system: mount' \
+				without /sys/fs/bpf ksmx $command
+			expect 3 'no BTF' without /sys/kernel/btf ksmx $command
+			expect 3 'no ksm_ext in this kernel' \
+				without /sys/kernel/mm ksmx $command
+		}
+	done
+	for command in status top metrics; do
+		expect 3 'no ksm_ext' without /sys/kernel/mm ksmx $command
+	done
+	expect 3 'missing  bpffs' without /sys/fs/bpf ksmx doctor
+	expect 3 'missing  BTF' without /sys/kernel/btf ksmx doctor
+	expect 3 'missing  kernel' without /sys/kernel/mm ksmx doctor
+	expect 0 'ok  *BTF' ksmx doctor
+	expect 0 '^0$' sh -c \
+		'ksmx doctor --json | jq "map(select(.grade == \"missing\")) | length"'
+	state_is none || wrong "something was loaded"
+}
+
+# ---- figures ----
+
+test_metrics()
+{
+	local text file folder name
+
+	ksmx load all >/dev/null
+	text=$work/ksm_ext.prom
+	expect 0 '' ksmx metrics -o "$text"
+	same mode "$(stat -c %a "$text")" 644
+	same "last line" "$(tail -n 1 "$text")" '# EOF'
+	# The reference parser, with all it has to say about the format
+	python3 - "$text" >"$work/samples" <<-'END' || wrong "not OpenMetrics"
+		import sys
+		from prometheus_client.openmetrics import parser
+		text = open(sys.argv[1]).read()
+		for family in parser.text_string_to_metric_families(text):
+		    assert family.documentation, family
+		    for sample in family.samples:
+		        print(sample.name, sample.labels.get("what", ""))
+	END
+	# and that of the older format, which node_exporter reads
+	python3 -c 'import sys
+from prometheus_client.parser import text_fd_to_metric_families as parse
+list(parse(open(sys.argv[1])))' "$text" || wrong "not the Prometheus format"
+
+	for file in $sysfs/*; do
+		name=${file##*/}
+		[ -f "$file" ] || continue
+		[[ $(cat "$file") =~ ^-?[0-9]+$ ]] || continue
+		grep -qE "^ksm_ext_$name(_total|_bytes)? " "$work/samples" ||
+			wrong "$name is missing"
+	done
+	for file in $sysfs/*/*; do
+		name=${file##*/} folder=${file%/*}
+		grep -qx "ksm_ext_${folder##*/}_total $name" "$work/samples" ||
+			wrong "${folder##*/}/$name is missing"
+	done
+	expect 0 'state="active"} 1' cat "$text"
+	expect 0 'policy{policy="all"} 1' cat "$text"
+
+	# A disk that is full leaves the old file, and nothing else.
+	cp "$text" "$work/before"
+	mkdir "$work/small"
+	mount -t tmpfs -o size=4k none "$work/small"
+	echo old >"$work/small/ksm_ext.prom"
+	expect 1 'No space left' ksmx metrics -o "$work/small/ksm_ext.prom"
+	same "what is left" "$(cat "$work"/small/*)" old
+	umount "$work/small"
+	expect 1 'cannot write' strace -qq -o /dev/null -e trace=rename \
+		-e inject=rename:error=EIO ksmx metrics -o "$text"
+	expect 1 'cannot write' ksmx metrics -o "$work"
+	expect 1 'cannot write' ksmx metrics -o /nowhere/x
+	expect 1 'cannot write the output' sh -c 'ksmx metrics >/dev/full'
+	cmp -s "$text" "$work/before" || wrong "the old file was changed"
+	same "files" "$(cd "$work" && echo ksm_ext.prom*)" ksm_ext.prom
+}
+
+test_top()
+{
+	local n
+
+	ksmx load all >/dev/null
+	same lines "$(ksmx top 0.05 3 | grep -c 'all active$')" 3
+	same objects "$(ksmx top 0.05 2 --json | jq -c .policy | xargs)" \
+		'all all'
+	expect 0 '^0$' sh -c 'ksmx top 0.05 1 --json | jq .rates.broken'
+
+	# On a terminal: it draws, follows its size, and q leaves.
+	mkfifo "$work/keys"
+	TERM=xterm script -qfec 'stty rows 24 cols 80; ksmx top 0.1' \
+		"$work/screen" <"$work/keys" >/dev/null 2>&1 &
+	pid=$!
+	exec 9>"$work/keys"
+	wait_for grep -qa 'q quits' "$work/screen"
+	n=$(pgrep -f '^ksmx top' | head -n 1)
+	stty rows 10 cols 40 <"/proc/$n/fd/0"
+	wait_for grep -qa '\[10\(;1H\|d\)[^q]*q quits' "$work/screen"
+	[ -e "/proc/$n" ] || wrong "top did not survive a change of size"
+	printf q >&9
+	wait $pid || wrong "top on a terminal: status $?"
+	exec 9>&-
+	grep -qa 'policy   all, active' "$work/screen" || wrong "nothing drawn"
+}
+
+# How much an estimate says can be saved, in pages
+estimate() { ksmx estimate --json "$@" | jq -r '.saved_bytes / 4096'; }
+
+test_estimate()
+{
+	local tree=$work/tree status
+
+	mkdir "$tree"
+	head -c 200000 /dev/urandom >"$tree/a"		# 49 pages
+	cp "$tree/a" "$tree/b"
+	cp "$tree/a" "$tree/others"
+	chmod g+w "$tree/others"			# shares with none
+	cp "$tree/a" "$tree/private"
+	chmod 600 "$tree/private"			# another domain
+	ln "$tree/a" "$tree/name"			# no file of its own
+	head -c 8192 /dev/zero >"$tree/zeros"		# equal to itself
+	ln -s /usr "$tree/link"
+	mkfifo "$tree/fifo"
+	: >"$tree/empty"
+	sync
+	status=$(ksmx estimate --json "$tree")
+	same "what is found" "$(jq -c '[.files, .pages, .distinct,
+		.writable_by_others_pages, .other_names, .unreadable]' \
+		<<<"$status")" "[5,198,148,49,1,0]"
+	same "first file" "$(jq -r '.top[0].repeated_bytes / 4096' \
+		<<<"$status")" 49
+
+	# Now only what is in memory counts: nothing of b
+	dd if="$tree/b" iflag=nocache count=0 2>/dev/null
+	same "saved, partly in memory" "$(estimate "$tree")" 1
+	same "saved, everything" "$(estimate --all "$tree")" 50
+	# What was not in memory is not afterwards
+	same "saved, partly in memory" "$(estimate "$tree")" 1
+
+	# The kernel agrees: the policy all finds just that.
+	cat "$tree/b" >/dev/null
+	same "saved" "$(estimate "$tree")" 50
+	ksmx load all --set idle_ms=10 >/dev/null
+	wait_for merged_is 50
+
+	expect 0 'share none *0.2 MiB' ksmx estimate "$tree"
+	expect 0 'compare the bytes' ksmx estimate "$tree"
+	expect 0 '\b0 MiB\|0.0 MiB' ksmx estimate /proc/sys
+	expect 0 'left out.*other file systems' ksmx estimate "$clone/bpf"
+	expect 0 'MiB in these files' ksmx estimate -a --any-fs "$clone/bpf"
+}
+
+test_estimate_unreadable()
+{
+	local tree=$work/tree
+
+	mkdir "$tree"
+	head -c 8192 /dev/urandom >"$tree/mine"
+	cp "$tree/mine" "$tree/same"
+	cp "$tree/mine" "$tree/secret"
+	mkdir "$tree/closed"
+	chmod 700 "$tree/closed"
+	chmod 600 "$tree/secret"
+	chmod 755 "$work" "$tree"
+	expect 0 'closed: left out: Permission denied' \
+		nobody ksmx estimate --all "$tree"
+	expect 0 'secret: left out: Permission denied' \
+		nobody ksmx estimate --all "$tree"
+	same "what nobody sees" "$(nobody ksmx estimate --all --json "$tree" |
+		jq -c '[.files, .distinct, .unreadable]')" '[2,2,2]'
+	# Whether others' files are in memory is not for everybody.
+	expect 0 'only its owner' nobody ksmx estimate "$tree"
+	# Reading fails in the middle.
+	expect 0 'left out: Input/output error' strace -qq -o /dev/null \
+		-e trace=preadv2 -e inject=preadv2:error=EIO:when=1 \
+		ksmx estimate --all "$tree"
+}
+
+# More contents than fit: an estimate, within five deviations
+test_estimate_sampled()
+{
+	local tree=$work/tree
+
+	mkdir "$tree"
+	# 40960 pages, every one twice
+	openssl enc -aes-128-ctr -nosalt -k x -in /dev/zero 2>/dev/null |
+		head -c 160M >"$tree/a"
+	cp "$tree/a" "$tree/b"
+	ksmx estimate --json --all --memory 1M "$tree" >"$work/report"
+	jq -e '.sampled_one_in > 1 and .deviation_pages > 0 and
+		(.saved_bytes / 4096 - 40960 | fabs) < 5 * .deviation_pages' \
+		"$work/report" >/dev/null || wrong "$(cat "$work/report")"
+	same "all of it" "$(estimate --all "$tree")" 40960
+	# The limit is one: twice that is enough for everything.
+	(ulimit -v 60000 && ksmx estimate --all --memory 1M "$tree") \
+		>"$work/report" 2>&1 || wrong "$(cat "$work/report")"
+}
+
+# ---- killed at every step ----
+
+# Every step that changes something is one of these.
+steps=bpf,flock,mkdir,unlink,unlinkat,rename,renameat2,rmdir,write
+
+# killed_everywhere PREPARE VALID COMMAND...: is killed at the first such step,
+# the second, ..., until it gets through; after each, "none" or the name of the
+# policy in charge must be one of VALID, and all commands work.
+killed_everywhere()
+{
+	local prepare=$1 valid=$2 n now
+	shift 2
+
+	for ((n = 1; n < 400; n++)); do
+		$prepare >/dev/null
+		strace -qq -o /dev/null -e trace=$steps \
+			-e inject=$steps:signal=KILL:when=$n "$@" \
+			>"$work/out" 2>&1 && break
+		now=$(policy)
+		[[ " $valid " == *" ${now:-none} "* ]] ||
+			wrong "$*, step $n: ${now:-none} is in charge"
+		# The maps that ksmx finds are those of the policy in charge.
+		case $now in
+		ksmx_policy)
+			same "$*, step $n: tunables" "$(tunable tiny)" 0 ;;
+		all|samefile)
+			ksmx status --json | jq -e .progress >/dev/null ||
+				wrong "$*, step $n: no progress" ;;
+		'')
+			expect 6 '' ksmx set ;;
+		esac
+		if [ -n "$now" ]; then
+			expect 0 'swapped to all' ksmx swap all
+		else
+			expect 0 'loaded all' ksmx load all
+		fi
+		same "$*, step $n: folders" "$(ls $pins | xargs)" 'link maps'
+		expect 0 unloaded ksmx unload
+		[ -z "$(ls $pins)" ] || wrong "$*, step $n: $(ls -R $pins)"
+	done
+	[ $n -gt 5 ] && [ $n -lt 400 ] || wrong "$*: $n steps: $(cat "$work/out")"
+	echo "# $*: killed at each of $((n - 1)) steps"
+	ksmx unload >/dev/null 2>&1
+}
+
+nothing() { :; }
+load_policy() { ksmx load "$objects/ksmx_policy.bpf.o"; }
+
+test_load_killed()
+{
+	killed_everywhere nothing 'none ksmx_unused' \
+		ksmx load "$objects/ksmx_unused.bpf.o"
+}
+
+test_swap_killed()
+{
+	killed_everywhere load_policy 'ksmx_policy ksmx_unused' \
+		ksmx swap "$objects/ksmx_unused.bpf.o"
+}
+
+test_unload_killed()
+{
+	killed_everywhere load_policy 'ksmx_policy none' ksmx unload
+}
+
+# Several at once: every one does all or nothing.
+test_at_once()
+{
+	local i pids=()
+
+	ksmx load all >/dev/null
+	for i in 1 2 3 4; do
+		for policy in samefile all; do
+			ksmx swap $policy >/dev/null 2>>"$errors" &
+			pids+=($!)
+		done
+	done
+	for i in "${pids[@]}"; do
+		wait "$i" || wrong "swap: status $?"
+	done
+	state_is active || wrong "not active"
+	same folders "$(ls $pins | xargs)" 'link maps'
+	expect 0 '_ops$' ls $pins/maps
+	ls $pins/maps | grep -qx "$(policy | cut -c1-8)_ops" ||
+		ls $pins/maps | grep -qx "$(policy)_ops" ||
+		wrong "$(policy) has other maps: $(ls $pins/maps)"
+}
+
+# ---- all of them ----
+
+mapfile -t tests < <(compgen -A function test_)
+[ $# = 0 ] || tests=("${@/#/test_}")
+echo "TAP version 13"
+echo "1..${#tests[@]}"
+n=0 failed=0
+for test in "${tests[@]}"; do
+	n=$((n + 1))
+	: >"$errors"
+	rm -rf "$work"
+	mkdir -p "$work"
+	reset
+	"$test"
+	reset
+	if [ -s "$errors" ]; then
+		sed 's/^/# /' "$errors"
+		printf 'not '
+		failed=1
+	fi
+	echo "ok $n ${test#test_}"
+done
+rm -rf "$work" "$errors"
+exit $failed
