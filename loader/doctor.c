@@ -113,7 +113,7 @@ static void look_at_config(void)
 }
 
 /* Does the ksm_ext_ops of this kernel suit the policies that are here? */
-static void look_at_policies(const struct btf *btf)
+static void look_at_policies(void)
 {
 	cJSON *list = list_policies(), *item;
 
@@ -128,7 +128,8 @@ static void look_at_policies(const struct btf *btf)
 		snprintf(policy.path, sizeof(policy.path), "%s", file);
 		if (policy_open_path(&policy))
 			continue;
-		why = btf ? policy_misfit(&policy, btf) : NULL;
+		why = kernel_btf() ?
+		      policy_misfit(&policy, kernel_btf()) : NULL;
 		if (why)
 			found(NOTE, 0, "policies",
 			      "%s was built for another kernel: %s", file,
@@ -141,9 +142,9 @@ static void look_at_policies(const struct btf *btf)
 	cJSON_Delete(list);
 }
 
-static struct btf *look_at_btf(void)
+static void look_at_btf(void)
 {
-	struct btf *btf = btf__load_vmlinux_btf();
+	const struct btf *btf = kernel_btf();
 
 	if (!btf)
 		found(BAD, KSMX_NO_SUPPORT, "BTF",
@@ -154,7 +155,6 @@ static struct btf *look_at_btf(void)
 		      "no ksm_ext_ops: a kernel with ksm_ext, CONFIG_BPF_SYSCALL=y and CONFIG_BPF_JIT=y is needed");
 	else
 		found(GOOD, 0, "BTF", "has ksm_ext_ops");
-	return btf;
 }
 
 static void look_at_privileges(void)
@@ -258,19 +258,17 @@ static void look_at_state(void)
 int cmd_doctor(int argc, char **argv)
 {
 	const cJSON *item;
-	struct btf *btf;
 
 	findings = cJSON_CreateArray();
 	look_at_kernel();
 	look_at_config();
-	btf = look_at_btf();
+	look_at_btf();
 	look_at_privileges();
 	look_at_bpffs();
 	look_at_memlock();
 	look_at_file_systems();
-	look_at_policies(btf);
+	look_at_policies();
 	look_at_state();
-	btf__free(btf);
 
 	if (options.json)
 		return print_json(findings) ?: first_bad;

@@ -110,6 +110,8 @@ int print_json_line(cJSON *object);
 
 /* system.c: what the running kernel offers */
 int check_support(void);
+const struct btf *kernel_btf(void);
+int check_pins(void);
 int check_loadable(void);
 bool capable(int cap);
 bool sysfs_read(const char *name, char *buf, size_t size);

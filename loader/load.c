@@ -205,12 +205,9 @@ static int fail_load(const struct policy *policy, int err)
 
 static int check_layout(const struct policy *policy)
 {
-	struct btf *kernel = btf__load_vmlinux_btf();
-	char *why;
+	char *why = policy_misfit(policy, kernel_btf());
 	int ret;
 
-	why = kernel ? policy_misfit(policy, kernel) : NULL;
-	btf__free(kernel);
 	if (!why)
 		return KSMX_OK;
 	ret = fail(KSMX_BAD_OBJECT, "%s was built for another kernel: %s",
@@ -471,7 +468,7 @@ int cmd_unload(int argc, char **argv)
 	char name[64] = "";
 	int link, ret;
 
-	ret = check_loadable() ?: lock_pins();
+	ret = check_pins() ?: lock_pins();
 	if (ret)
 		return ret;
 	/* An ejected policy may be detached, and is unloaded all the same. */

@@ -72,11 +72,20 @@ bool capable(int cap)
 	return data[CAP_TO_INDEX(cap)].effective & CAP_TO_MASK(cap);
 }
 
-/* Return: KSMX_OK if policies can be loaded and pinned here, by this user. */
-int check_loadable(void)
+/* Types of the running kernel, read once; NULL if it has none. */
+const struct btf *kernel_btf(void)
+{
+	static struct btf *btf;
+
+	if (!btf)
+		btf = btf__load_vmlinux_btf();
+	return btf;
+}
+
+/* Return: KSMX_OK if this user may see, change and end what is pinned. */
+int check_pins(void)
 {
 	struct statfs fs;
-	struct btf *btf;
 	int ret;
 
 	ret = check_support();
@@ -88,18 +97,26 @@ int check_loadable(void)
 		return fail(KSMX_NO_PRIVILEGE,
 			    "not permitted: be root, or have CAP_BPF, CAP_PERFMON and own " BPFFS);
 
-	btf = btf__load_vmlinux_btf();
-	if (!btf)
-		return fail(KSMX_NO_SUPPORT,
-			    "no BTF in this kernel: build it with CONFIG_DEBUG_INFO_BTF=y");
-	ret = btf__find_by_name_kind(btf, "ksm_ext_ops", BTF_KIND_STRUCT);
-	btf__free(btf);
-	if (ret < 0)
-		return fail(KSMX_NO_SUPPORT,
-			    "this kernel takes no policies: build it with CONFIG_BPF_JIT=y");
-
 	if (statfs(BPFFS, &fs) || fs.f_type != BPF_FS_MAGIC)
 		return fail(KSMX_NO_SUPPORT,
 			    "no bpf file system: mount -t bpf bpf " BPFFS);
+	return KSMX_OK;
+}
+
+/* Return: KSMX_OK if policies can be loaded, too. */
+int check_loadable(void)
+{
+	int ret;
+
+	ret = check_pins();
+	if (ret)
+		return ret;
+	if (!kernel_btf())
+		return fail(KSMX_NO_SUPPORT,
+			    "no BTF in this kernel: build it with CONFIG_DEBUG_INFO_BTF=y");
+	if (btf__find_by_name_kind(kernel_btf(), "ksm_ext_ops",
+				   BTF_KIND_STRUCT) < 0)
+		return fail(KSMX_NO_SUPPORT,
+			    "this kernel takes no policies: build it with CONFIG_BPF_JIT=y");
 	return KSMX_OK;
 }

@@ -272,7 +272,7 @@ int cmd_set(int argc, char **argv)
 	__u32 zero = 0;
 	int i, ret;
 
-	ret = check_loadable();
+	ret = check_pins();
 	if (ret)
 		return ret;
 	if (!pinned_dir() && errno == ENOENT)
