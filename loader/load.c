@@ -378,6 +378,15 @@ int cmd_load(int argc, char **argv)
 		    now, state, argv[0]);
 }
 
+/* The kernel may detach the link of a policy that it ejects. */
+static bool was_ejected(void)
+{
+	char state[32] = "";
+
+	return sysfs_read("state", state, sizeof(state)) &&
+	       !strcmp(state, "ejected");
+}
+
 int cmd_swap(int argc, char **argv)
 {
 	int ret, link;
@@ -386,6 +395,8 @@ int cmd_swap(int argc, char **argv)
 	if (ret)
 		return ret;
 	link = settle();
+	if (link < 0 && was_ejected())
+		return load_policy(argv[0]);
 	if (link < 0)
 		return fail(KSMX_WRONG_STATE,
 			    "nothing is loaded: ksmx load %s", argv[0]);
