@@ -55,14 +55,16 @@ static void read_state(int fd, char *state, size_t size)
 /* Waits until the policy ends or somebody wants it to. */
 static int watch(int link, struct pollfd fds[NR_WATCHES])
 {
-	char policy[64] = "", state[32], record[256] = "";
+	char policy[64] = "", now[64], state[32], record[256] = "";
 	int ret;
 
 	for (;;) {
 		read_state(fds[WATCH_STATE].fd, state, sizeof(state));
 		if (!strcmp(state, "ejected") || !link_map_id(link))
 			break;
-		sysfs_read("policy", policy, sizeof(policy));
+		/* Who has just been ejected may have no name any more. */
+		if (sysfs_read("policy", now, sizeof(now)) && *now)
+			strcpy(policy, now);
 		sd_notifyf(0, "READY=1\nSTATUS=%s is %s", policy, state);
 		if (poll(fds, NR_WATCHES, -1) < 0 && errno != EINTR)
 			return fail(KSMX_FAILED, "poll: %s", strerror(errno));
