@@ -559,6 +559,7 @@ test_top()
 
 	# On a terminal: it draws, follows its size, and q leaves.
 	mkfifo "$work/keys"
+	: >"$work/screen"
 	TERM=xterm script -qfec 'stty rows 24 cols 80; ksmx top 0.1' \
 		"$work/screen" <"$work/keys" >/dev/null 2>&1 &
 	pid=$!
