@@ -186,7 +186,7 @@ static void measure(struct __test_metadata *_metadata, const struct op *op,
 /* What the loop and the clock cost is not what the operation costs. */
 static struct cost nothing;
 
-static void tell(const char *name, const char *kind, struct cost *cost)
+static void tell_cost(const char *name, const char *kind, struct cost *cost)
 {
 	char key[64];
 
@@ -227,9 +227,9 @@ TEST_F_TIMEOUT(cost, operations, 600)
 		}
 	}
 	for (size_t i = 0; i < NR_OPS; i++) {
-		tell(ops[i].name, "plain", &plain[i]);
+		tell_cost(ops[i].name, "plain", &plain[i]);
 		if (!control)
-			tell(ops[i].name, "merged", &merged[i]);
+			tell_cost(ops[i].name, "merged", &merged[i]);
 	}
 }
 
@@ -254,7 +254,7 @@ TEST_F_TIMEOUT(cost, last_alias, 600)
 		measure(_metadata, &op, &self->b, NPAGES, true, &first);
 		measure(_metadata, &op, &self->a, NPAGES, true, &last);
 	}
-	tell(op.name, "merged", &last);
+	tell_cost(op.name, "merged", &last);
 }
 
 /* How many others share the page must not matter. */
@@ -296,7 +296,7 @@ TEST_F_TIMEOUT(cost, aliases_per_root, 600)
 			measure(_metadata, &op, &self->b, nr, true, &cost[i]);
 		}
 		snprintf(key, sizeof(key), "aliases_%zu", counts[i]);
-		tell(key, "merged", &cost[i]);
+		tell_cost(key, "merged", &cost[i]);
 	}
 	file_close(&crowd);
 }
@@ -333,8 +333,8 @@ TEST_F_TIMEOUT(cost, ksm, 600)
 		munmap(b, SIZE);
 		ksm_set(_metadata, "run", "2");
 	}
-	tell("anon_store", "plain", &plain);
-	tell("anon_store", "merged", &merged);
+	tell_cost("anon_store", "plain", &plain);
+	tell_cost("anon_store", "merged", &merged);
 }
 
 MANUAL_TEST_MAIN
