@@ -13,7 +13,10 @@
  * number: there is nothing to acquire, to release or to keep alive.
  *
  * All verbs may sleep, so they are for the sleepable members of a policy
- * (SEC("struct_ops.s/...")) and for SEC("syscall") programs.  All say
+ * (SEC("struct_ops.s/...")) and for SEC("syscall") programs.  Those that only
+ * tell facts (ksm_ext_file_*() and ksm_ext_page_info()) are for programs
+ * SEC("iter.s/ksm_ext") too, which get a struct ksm_ext_alias_info for each
+ * shared page.  All say
  * -ECANCELED when the scan that calls them has to end: its time is over,
  * another policy took over, or somebody wrote to "run".
  */
@@ -110,6 +113,8 @@ extern int ksm_ext_hash(u64 file, u64 index, u64 *hashes,
  * * -EPERM:		a file is in domain 0
  * * -EOPNOTSUPP:	a file is not eligible
  * * -EBUSY:		dirty, locked, mlocked, pinned, ...: try later
+ * * -EAGAIN:		the pages of a file were broken by writes too often of
+ *			late: try in some seconds (scans only)
  * * -EMLINK:		the root of the @dst page is full: let the @src page be
  *			the next one to share
  * * -EINVAL:		nonsense arguments
@@ -128,6 +133,121 @@ extern int ksm_ext_merge(u64 dst, u64 dst_index, u64 src, u64 src_index,
  * Return: how many were shared, or an errno as for ksm_ext_file_stat().
  */
 extern int ksm_ext_unmerge(u64 file, u64 index, u32 nr) __ksym;
+
+/**
+ * ksm_ext_file_lookup() - find a known file
+ * @dev:	as struct ksm_ext_file_stat has it
+ * @ino:	inode number
+ * @generation:	inode generation, 0 for any
+ *
+ * Looks at all known files: for people who ask, not for every page.  On btrfs
+ * several may fit, files of different subvolumes: this is the one with the
+ * lowest id.
+ *
+ * Return: the id, or -ENOENT (see ksm_ext_discover()), -ECANCELED.
+ */
+extern s64 ksm_ext_file_lookup(u32 dev, u64 ino, u32 generation) __ksym;
+
+/**
+ * ksm_ext_file_fd() - the id of an open file
+ * @fd:		file descriptor of the task that runs this SEC("syscall") program
+ *
+ * Gives it one, if it has none.  Unlike ksm_ext_file_lookup() it finds the
+ * very file, on btrfs too.
+ *
+ * Return: the id, or -EBADF, -EOPNOTSUPP (a file that is never merged),
+ * -ENOMEM, -ECANCELED.
+ */
+extern s64 ksm_ext_file_fd(int fd) __ksym;
+
+/**
+ * ksm_ext_file_path() - path of a file within its file system
+ * @file:	id of the file
+ * @buf:	filled in, NUL-terminated, the path cut to fit
+ * @buf__sz:	size of @buf
+ *
+ * One of the paths, if the file has several.
+ *
+ * Return: length of the whole path, or -ENOENT when the file left memory or
+ * has no name, or -ENAMETOOLONG, or another errno as for ksm_ext_file_stat().
+ */
+extern int ksm_ext_file_path(u64 file, char *buf, u32 buf__sz) __ksym;
+
+/**
+ * ksm_ext_page_info() - facts about one page, as of now
+ * @file:	id of the file
+ * @index:	which page
+ * @info:	filled in
+ * @info__sz:	sizeof(*info)
+ *
+ * Return: 0, or an errno as for ksm_ext_file_stat().
+ */
+extern int ksm_ext_page_info(u64 file, u64 index,
+			     struct ksm_ext_page_info *info,
+			     u32 info__sz) __ksym;
+
+/*
+ * Walk of the files of which pages were just read, for scans of policies with
+ * KSM_EXT_EVENTS in their flags:
+ *
+ *	u64 *id;
+ *
+ *	bpf_for_each(ksm_ext_fresh, id) { ... *id ... }
+ *
+ * The file need not have been known before.  It is not handed out again until
+ * more of its pages are read.
+ */
+extern int bpf_iter_ksm_ext_fresh_new(struct bpf_iter_ksm_ext_fresh *it) __ksym;
+extern u64 *
+bpf_iter_ksm_ext_fresh_next(struct bpf_iter_ksm_ext_fresh *it) __ksym;
+extern void
+bpf_iter_ksm_ext_fresh_destroy(struct bpf_iter_ksm_ext_fresh *it) __ksym;
+
+/* Behind ksm_ext_exit() and ksm_ext_dump() */
+extern int ksm_ext_exit_bstr(s32 code, char *fmt, unsigned long long *data,
+			     u32 data__sz) __ksym;
+extern int ksm_ext_dump_bstr(char *fmt, unsigned long long *data,
+			     u32 data__sz) __ksym;
+
+#define __ksm_ext_bstr(fmt, args...)					\
+	static char ___fmt[] = fmt;					\
+	unsigned long long ___param[___bpf_narg(args) ?: 1] = {};	\
+									\
+	_Pragma("GCC diagnostic push")					\
+	_Pragma("GCC diagnostic ignored \"-Wint-conversion\"")		\
+	___bpf_fill(___param, args);					\
+	_Pragma("GCC diagnostic pop")
+
+/**
+ * ksm_ext_exit() - let the policy that runs be ejected
+ * @code:	a number for struct ksm_ext_exit_info.code
+ * @fmt:	format of a message for people, as of bpf_snprintf(); a literal
+ *
+ * For scan only.  The verbs say -ECANCELED from here on: return.
+ *
+ * Evaluates to 0, or -EPERM for others than a scan, -EINVAL for a bad format.
+ */
+#define ksm_ext_exit(code, fmt, args...)				\
+({									\
+	__ksm_ext_bstr(fmt, args);					\
+	ksm_ext_exit_bstr(code, ___fmt, ___param, sizeof(___param));	\
+})
+
+/**
+ * ksm_ext_dump() - add to what is known of the policy's end
+ * @fmt:	format, as of bpf_snprintf(); a literal
+ *
+ * For dump only.  What it prints is cut at KSM_EXT_DUMP_LEN, and can be read in
+ * /sys/kernel/mm/ksm_ext/exit_dump.
+ *
+ * Evaluates to 0, or -EPERM for others than dump, -ENOSPC if it was cut,
+ * -EINVAL for a bad format.
+ */
+#define ksm_ext_dump(fmt, args...)					\
+({									\
+	__ksm_ext_bstr(fmt, args);					\
+	ksm_ext_dump_bstr(___fmt, ___param, sizeof(___param));		\
+})
 
 /**
  * ksm_ext_owner_domain() - the trust domain that the policies here use
