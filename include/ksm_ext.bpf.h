@@ -204,13 +204,13 @@ extern void
 bpf_iter_ksm_ext_fresh_destroy(struct bpf_iter_ksm_ext_fresh *it) __ksym;
 
 /* Behind ksm_ext_exit() and ksm_ext_dump() */
-extern int ksm_ext_exit_bstr(s32 code, char *fmt, unsigned long long *data,
-			     u32 data__sz) __ksym;
-extern int ksm_ext_dump_bstr(char *fmt, unsigned long long *data,
+extern int ksm_ext_exit_bstr(s32 code, const char *fmt__str,
+			     unsigned long long *data, u32 data__sz) __ksym;
+extern int ksm_ext_dump_bstr(const char *fmt__str, unsigned long long *data,
 			     u32 data__sz) __ksym;
 
 #define __ksm_ext_bstr(fmt, args...)					\
-	static char ___fmt[] = fmt;					\
+	static const char ___fmt[] = fmt;				\
 	unsigned long long ___param[___bpf_narg(args) ?: 1] = {};	\
 									\
 	_Pragma("GCC diagnostic push")					\
@@ -223,7 +223,8 @@ extern int ksm_ext_dump_bstr(char *fmt, unsigned long long *data,
  * @code:	a number for struct ksm_ext_exit_info.code
  * @fmt:	format of a message for people, as of bpf_snprintf(); a literal
  *
- * For scan only.  The verbs say -ECANCELED from here on: return.
+ * For scan, and for what is called in it: domain, merged, broken.  The verbs
+ * say -ECANCELED from here on: return.
  *
  * Evaluates to 0, or -EPERM for others than a scan, -EINVAL for a bad format.
  */

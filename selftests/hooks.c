@@ -673,7 +673,16 @@ FIXTURE(reasons) {
 	char dir[MAX_PATH];
 	struct file a, b;
 	long before[NREASONS];
+	long told[NREASONS];		/* the policy, by then */
 };
+
+/* Of breaks the policy is told before its next scan. */
+static void what_policy_knows(struct __test_metadata *_metadata, long *told)
+{
+	wait_for_scans(_metadata);
+	for (size_t i = 0; i < NREASONS; i++)
+		told[i] = manual->bss->broken_pages[i];
+}
 
 FIXTURE_SETUP(reasons)
 {
@@ -681,8 +690,10 @@ FIXTURE_SETUP(reasons)
 	file_create(_metadata, &self->a, self->dir, "a", SIZE, 1);
 	file_create(_metadata, &self->b, self->dir, "b", SIZE, 1);
 	merge_all(&self->a, &self->b);
-	if (!control)
-		count_reasons(_metadata, self->before);
+	if (control)
+		return;
+	count_reasons(_metadata, self->before);
+	what_policy_knows(_metadata, self->told);
 }
 
 FIXTURE_TEARDOWN(reasons)
@@ -699,15 +710,20 @@ static void expect_reason(struct __test_metadata *_metadata,
 			  const FIXTURE_DATA(reasons) *self,
 			  const char *reason, long nr)
 {
-	long after[NREASONS];
+	long after[NREASONS], told[NREASONS];
 
 	if (control)
 		return;
 	count_reasons(_metadata, after);
+	what_policy_knows(_metadata, told);
 	for (size_t i = 0; i < NREASONS; i++) {
 		EXPECT_EQ(strcmp(reasons[i], reason) ? 0 : nr,
 			  after[i] - self->before[i]) {
 			TH_LOG("break/%s", reasons[i]);
+		}
+		EXPECT_EQ(strcmp(reasons[i], reason) ? 0 : nr,
+			  told[i] - self->told[i]) {
+			TH_LOG("the policy, of %s", reasons[i]);
 		}
 	}
 }

@@ -102,6 +102,19 @@ static inline long all_breaks(struct __test_metadata *_metadata)
 	return sum;
 }
 
+/* Until a scan has begun and ended from here on.  There are some in a second. */
+static inline void wait_for_scans(struct __test_metadata *_metadata)
+{
+	long slices = counter(_metadata, "slices");
+
+	for (int i = 0; i < 20 * MAX_TRIES; i++) {
+		if (counter(_metadata, "slices") >= slices + 2)
+			return;
+		usleep(20000);
+	}
+	EXPECT_LE(slices + 2, counter(_metadata, "slices"));
+}
+
 /* The last inode references of a file may be dropped by a worker thread. */
 static inline void expect_nothing_shared(struct __test_metadata *_metadata)
 {

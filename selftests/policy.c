@@ -15,8 +15,17 @@
 #define SIZE	((NPAGES - 1) * PAGE + 1000)
 #define HIT	2
 
+/* Room for what a policy prints when it ends */
+#define DUMP_LEN	4096
+
 /* enum ksm_ext_exit_kind of the kernel */
-enum { EXIT_NONE, EXIT_UNREG, EXIT_UPDATE, EXIT_ERROR, EXIT_STALL };
+enum {
+	EXIT_NONE, EXIT_UNREG, EXIT_UPDATE, EXIT_ERROR, EXIT_STALL, EXIT_SELF,
+	EXIT_SYSRQ,
+};
+
+/* Where the policy quitter quits */
+enum { QUIT_IN_SCAN = 1, QUIT_IN_DOMAIN, QUIT_IN_MERGED, QUIT_IN_BROKEN };
 
 /* What has no event to wait for is looked at again and again, for 20 s. */
 #define WAIT_FOR(condition)						\
@@ -124,6 +133,21 @@ static void attach(struct __test_metadata *_metadata,
 		TH_LOG("%s: %s", bpf_map__name(map), strerror(errno));
 	}
 }
+
+/* Wait for the kernel to detach the link: then exit() is over, too. */
+static void __wait_for_hangup(struct __test_metadata *_metadata,
+			      struct bpf_link *link, int line)
+{
+	struct pollfd pfd = { .fd = bpf_link__fd(link) };
+
+	ASSERT_EQ(1, poll(&pfd, 1, 20000)) {
+		TH_LOG("line %d: the policy stays in charge", line);
+	}
+	EXPECT_EQ(POLLHUP, pfd.revents);
+	expect_text("state", "ejected");
+}
+
+#define wait_for_hangup(link) __wait_for_hangup(_metadata, link, __LINE__)
 
 /* The twins are merged, by a policy that works. */
 static void wait_until_merged(struct __test_metadata *_metadata,
@@ -441,7 +465,7 @@ static void ejected(struct __test_metadata *_metadata,
 	attach(_metadata, self, self->skel->maps.churn_a);
 	wait_until_merged(_metadata, self);
 	ASSERT_EQ(0, bpf_link__update_map(self->link, map));
-	wait_for_state(_metadata, "ejected");
+	wait_for_hangup(self->link);
 	expect_text("policy", bpf_map__name(map));
 	expect_text("exit", why);
 	EXPECT_EQ(2, self->skel->bss->exits);
@@ -453,8 +477,13 @@ static void ejected(struct __test_metadata *_metadata,
 	make_equal(_metadata, self);
 	expect_text("state", "ejected");
 
-	ASSERT_EQ(0, bpf_link__update_map(self->link,
-					  self->skel->maps.churn_b));
+	/* The link is of no use any more, but there is room for another. */
+	EXPECT_EQ(-ENOLINK, bpf_link__update_map(self->link,
+						 self->skel->maps.churn_b));
+	expect_text("state", "ejected");
+	EXPECT_EQ(0, bpf_link__destroy(self->link));
+	expect_text("state", "ejected");
+	attach(_metadata, self, self->skel->maps.churn_b);
 	expect_text("policy", "churn_b");
 	expect_running(_metadata);
 	wait_until_merged(_metadata, self);
@@ -471,6 +500,179 @@ TEST_F(policy, scan_stalls)
 {
 	ejected(_metadata, self, self->skel->maps.stalling, "stall: scan took",
 		EXIT_STALL, 0);
+}
+
+/* The one that does not ask how long it may go on */
+TEST_F(policy, scan_loops)
+{
+	ejected(_metadata, self, self->skel->maps.looping, "stall: scan took",
+		EXIT_STALL, 0);
+}
+
+/* The red button on the keyboard */
+TEST_F(policy, sysrq)
+{
+	attach(_metadata, self, self->skel->maps.churn_a);
+	wait_until_merged(_metadata, self);
+	ASSERT_EQ(0, write_text("/proc/sysrq-trigger", "M"));
+	wait_for_hangup(self->link);
+	expect_text("exit", "sysrq: somebody pressed SysRq-M");
+	EXPECT_EQ(1, self->skel->bss->exits);
+	EXPECT_EQ(EXIT_SYSRQ, self->skel->bss->exit_kind);
+	check_totals(2 * NPAGES);
+	/* Nobody is there to be ejected. */
+	ASSERT_EQ(0, write_text("/proc/sysrq-trigger", "M"));
+	EXPECT_EQ(0, bpf_link__destroy(self->link));
+	attach(_metadata, self, self->skel->maps.churn_b);
+	expect_running(_metadata);
+}
+
+/* A policy gives up, wherever it is; the first cause wins. */
+static void quits(struct __test_metadata *_metadata,
+		  FIXTURE_DATA(policy) *self, __u32 where)
+{
+	char text[128], want[32];
+
+	self->skel->bss->quit_in = where;
+	attach(_metadata, self, self->skel->maps.quitter);
+	if (where == QUIT_IN_BROKEN) {
+		wait_until_merged(_metadata, self);
+		ASSERT_EQ(1, pwrite(self->a.fd, self->a.want, 1, 0));
+	}
+	wait_for_hangup(self->link);
+	snprintf(text, sizeof(text), "self: it gave up with code %u: in place %u",
+		 where, where);
+	expect_text("exit", text);
+	EXPECT_EQ(1, self->skel->bss->exits);
+	EXPECT_EQ(EXIT_SELF, self->skel->bss->exit_kind);
+	EXPECT_EQ(where, self->skel->bss->exit_code);
+	snprintf(want, sizeof(want), "in place %u", where);
+	EXPECT_EQ(0, strcmp(want, self->skel->bss->exit_msg));
+
+	/* Asked once, and told to stop when all is full */
+	EXPECT_EQ(1, self->skel->bss->dumps);
+	EXPECT_EQ(-ENOSPC, self->skel->bss->last_dump);
+	ASSERT_EQ(0, read_text(KSM_EXT_SYSFS "exit_dump", text, sizeof(text)));
+	EXPECT_EQ(0, strcmp("line 0 of 500", text));
+	EXPECT_EQ(DUMP_LEN - 1, strlen(self->skel->bss->exit_dump));
+	EXPECT_EQ(0, strncmp("line 0 of 500\nline 1 of 500\n",
+			     self->skel->bss->exit_dump, 28));
+
+	/* Not everybody can give up, nor tell about it. */
+	EXPECT_EQ(-EPERM, self->skel->data->quit_in_init);
+	EXPECT_EQ(-EPERM, self->skel->data->quit_in_dump);
+	EXPECT_EQ(-EPERM, self->skel->data->quit_in_exit);
+	EXPECT_EQ(-EPERM, self->skel->data->dump_in_scan);
+	check_file(&self->a);
+	check_file(&self->b);
+}
+
+TEST_F(policy, quits_in_scan)
+{
+	quits(_metadata, self, QUIT_IN_SCAN);
+}
+
+TEST_F(policy, quits_in_domain)
+{
+	quits(_metadata, self, QUIT_IN_DOMAIN);
+}
+
+TEST_F(policy, quits_in_merged)
+{
+	quits(_metadata, self, QUIT_IN_MERGED);
+}
+
+TEST_F(policy, quits_in_broken)
+{
+	quits(_metadata, self, QUIT_IN_BROKEN);
+}
+
+/* One loads and unloads what the other one swaps, and all fail at times. */
+struct swapper {
+	struct policies *skel;
+	struct bpf_link *_Atomic *link;
+	atomic_bool stop;
+	unsigned long loaded, swapped;
+	int err;
+};
+
+static void *load_and_unload(void *arg)
+{
+	struct swapper *s = arg;
+
+	while (!s->stop && !s->err) {
+		struct bpf_link *link;
+
+		link = bpf_map__attach_struct_ops(s->loaded % 4 ?
+						  s->skel->maps.churn_a :
+						  s->skel->maps.failing);
+		if (!link) {
+			/* The one that failed may not be gone yet. */
+			if (errno != EBUSY)
+				s->err = errno;
+			continue;
+		}
+		s->loaded++;
+		*s->link = link;
+		usleep(2000);
+		*s->link = NULL;
+		/* the swapper may be using it */
+		usleep(20000);
+		bpf_link__destroy(link);
+	}
+	return NULL;
+}
+
+static void *swap(void *arg)
+{
+	struct swapper *s = arg;
+
+	for (unsigned int i = 0; !s->stop && !s->err; i++) {
+		struct bpf_map *maps[] = {
+			s->skel->maps.churn_b, s->skel->maps.failing,
+			s->skel->maps.refusing, s->skel->maps.looping,
+		};
+		struct bpf_link *link = *s->link;
+		int err;
+
+		if (!link)
+			continue;
+		err = bpf_link__update_map(link, maps[i % ARRAY_SIZE(maps)]);
+		switch (-err) {
+		case 0:
+			s->swapped++;
+			break;
+		case ENOLINK:	/* was ejected */
+		case EINVAL:	/* is the same one */
+		case EPERM:	/* refuses */
+			break;
+		default:
+			s->err = -err;
+		}
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(policy, swap_and_reload, 90)
+{
+	struct bpf_link *_Atomic link = NULL;
+	struct swapper s = { .skel = self->skel, .link = &link };
+	pthread_t threads[2];
+
+	ASSERT_EQ(0, pthread_create(&threads[0], NULL, load_and_unload, &s));
+	ASSERT_EQ(0, pthread_create(&threads[1], NULL, swap, &s));
+	EXPECT_TRUE(WAIT_FOR(s.err || (s.loaded > 40 && s.swapped > 20)));
+	s.stop = true;
+	ASSERT_EQ(0, pthread_join(threads[0], NULL));
+	ASSERT_EQ(0, pthread_join(threads[1], NULL));
+	EXPECT_EQ(0, s.err) TH_LOG("%s", strerror(s.err));
+
+	/* As if nothing had happened */
+	attach(_metadata, self, self->skel->maps.churn_a);
+	expect_running(_metadata);
+	wait_until_merged(_metadata, self);
+	check_file(&self->a);
+	check_file(&self->b);
 }
 
 /* Stop, go on, stop and unmerge. */

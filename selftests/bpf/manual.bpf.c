@@ -19,10 +19,14 @@ struct {
 
 __u64 hashes[MANUAL_MAX_RUN];
 
+/* Pages that broken() was told of, and merged(). */
+__u64 broken_pages[KSM_EXT_NR_REASONS];
+__u64 merged_pages;
+
 SEC("struct_ops.s/scan")
 s32 BPF_PROG(manual_scan, const struct ksm_ext_scan_ctx *slice)
 {
-	return 1000;
+	return 100;
 }
 
 SEC("struct_ops/domain")
@@ -34,10 +38,27 @@ u64 BPF_PROG(manual_domain, const struct ksm_ext_file_stat *file)
 	return domain ? *domain : 1;
 }
 
+SEC("struct_ops/merged")
+void BPF_PROG(manual_merged, const struct ksm_ext_event *event)
+{
+	__sync_fetch_and_add(&merged_pages, event->nr);
+}
+
+SEC("struct_ops/broken")
+void BPF_PROG(manual_broken, const struct ksm_ext_event *event)
+{
+	u32 reason = event->reason;
+
+	if (reason < KSM_EXT_NR_REASONS)
+		broken_pages[reason] += event->nr;
+}
+
 SEC(".struct_ops.link")
 struct ksm_ext_ops manual = {
 	.scan = (void *)manual_scan,
 	.domain = (void *)manual_domain,
+	.merged = (void *)manual_merged,
+	.broken = (void *)manual_broken,
 	.name = "manual",
 };
 

@@ -20,6 +20,16 @@ struct {
 __u32 exits;
 __u32 exit_kind;
 __s32 exit_code;
+char exit_msg[KSM_EXT_MSG_LEN];
+char exit_dump[KSM_EXT_DUMP_LEN];
+
+/* Where the quitter quits, and what it got told where it must not. */
+enum { QUIT_IN_SCAN = 1, QUIT_IN_DOMAIN, QUIT_IN_MERGED, QUIT_IN_BROKEN };
+
+__u32 quit_in;
+__u32 dumps;
+__s32 quit_in_init = 1, quit_in_dump = 1, quit_in_exit = 1, dump_in_scan = 1;
+__s32 last_dump;
 
 static __always_inline u64 domain_of(const struct ksm_ext_file_stat *file)
 {
@@ -76,6 +86,19 @@ s32 BPF_PROG(failing_scan, const struct ksm_ext_scan_ctx *slice)
 	return -EIO;
 }
 
+__u64 turns;
+
+/* Hears nothing, since it does not ask. */
+SEC("struct_ops.s/scan")
+s32 BPF_PROG(looping_scan, const struct ksm_ext_scan_ctx *slice)
+{
+	int i;
+
+	bpf_for(i, 0, 1 << 22)
+		turns++;
+	return 0;
+}
+
 /* Goes on until the kernel has had enough. */
 SEC("struct_ops.s/scan")
 s32 BPF_PROG(stalling_scan, const struct ksm_ext_scan_ctx *slice)
@@ -102,6 +125,74 @@ void BPF_PROG(note_exit, const struct ksm_ext_exit_info *info)
 	exits++;
 	exit_kind = info->kind;
 	exit_code = info->code;
+	bpf_probe_read_kernel_str(exit_msg, sizeof(exit_msg), info->msg);
+	bpf_probe_read_kernel_str(exit_dump, sizeof(exit_dump), info->dump);
+}
+
+/* ---- gives up, and prints more than there is room for ---- */
+
+static __always_inline void quit(u32 where)
+{
+	if (quit_in == where)
+		ksm_ext_exit(where, "in %s %d", "place", where);
+}
+
+SEC("struct_ops.s/init")
+s32 BPF_PROG(quitter_init)
+{
+	quit_in_init = ksm_ext_exit(0, "too early");
+	return 0;
+}
+
+SEC("struct_ops.s/scan")
+s32 BPF_PROG(quitter_scan, const struct ksm_ext_scan_ctx *slice)
+{
+	dump_in_scan = ksm_ext_dump("too early");
+	quit(QUIT_IN_SCAN);
+	scan_files(0);
+	/* comes too late: the first cause wins */
+	return quit_in == QUIT_IN_SCAN ? -EIO : 1;
+}
+
+SEC("struct_ops/domain")
+u64 BPF_PROG(quitter_domain, const struct ksm_ext_file_stat *file)
+{
+	quit(QUIT_IN_DOMAIN);
+	return domain_of(file);
+}
+
+SEC("struct_ops/merged")
+void BPF_PROG(quitter_merged, const struct ksm_ext_event *event)
+{
+	quit(QUIT_IN_MERGED);
+}
+
+SEC("struct_ops/broken")
+void BPF_PROG(quitter_broken, const struct ksm_ext_event *event)
+{
+	quit(QUIT_IN_BROKEN);
+}
+
+SEC("struct_ops.s/dump")
+void BPF_PROG(quitter_dump)
+{
+	int i;
+
+	dumps++;
+	quit_in_dump = ksm_ext_exit(0, "too late");
+	bpf_for(i, 0, 500)
+		last_dump = ksm_ext_dump("line %d of %d\n", i, 500);
+}
+
+SEC("struct_ops.s/exit")
+void BPF_PROG(quitter_exit, const struct ksm_ext_exit_info *info)
+{
+	quit_in_exit = ksm_ext_exit(0, "too late");
+	exits++;
+	exit_kind = info->kind;
+	exit_code = info->code;
+	bpf_probe_read_kernel_str(exit_msg, sizeof(exit_msg), info->msg);
+	bpf_probe_read_kernel_str(exit_dump, sizeof(exit_dump), info->dump);
 }
 
 SEC("struct_ops.s/init")
@@ -164,6 +255,27 @@ struct ksm_ext_ops stalling = {
 	.exit = (void *)note_exit,
 	.timeout_ms = 200,
 	.name = "stalling",
+};
+
+SEC(".struct_ops.link")
+struct ksm_ext_ops looping = {
+	.scan = (void *)looping_scan,
+	.domain = (void *)listed_domain,
+	.exit = (void *)note_exit,
+	.timeout_ms = 10,
+	.name = "looping",
+};
+
+SEC(".struct_ops.link")
+struct ksm_ext_ops quitter = {
+	.init = (void *)quitter_init,
+	.scan = (void *)quitter_scan,
+	.domain = (void *)quitter_domain,
+	.merged = (void *)quitter_merged,
+	.broken = (void *)quitter_broken,
+	.dump = (void *)quitter_dump,
+	.exit = (void *)quitter_exit,
+	.name = "quitter",
 };
 
 /* ---- those that are refused ---- */

@@ -1,0 +1,630 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What policies and people get to know of files and pages, and what holds a
+ * policy back that does too much.
+ */
+#include <dirent.h>
+#include <sched.h>
+#include <time.h>
+
+#include "ksm_ext_test.h"
+#include "bpf/events.h"
+#include "events.skel.h"
+
+#define NPAGES	8
+#define SIZE	((NPAGES - 1) * PAGE + 1000)
+#define HIT	2
+
+/* enum ksm_ext_page_state, enum ksm_ext_refusal of the kernel */
+enum { PAGE_NONE, PAGE_OWN, PAGE_SHARED };
+enum { MERGED, GONE, NOT_CACHED };
+
+/* What has no event to wait for is looked at again and again, for 20 s. */
+#define WAIT_FOR(condition)						\
+	({								\
+		bool __true = false;					\
+									\
+		for (int __i = 0; __i < 2000 && !__true; __i++) {	\
+			if (__i)					\
+				usleep(10000);				\
+			__true = (condition);				\
+		}							\
+		__true;							\
+	})
+
+FIXTURE(events) {
+	char dir[MAX_PATH];
+	struct file a, b;	/* twins */
+	struct events *skel;
+	struct bpf_link *link;
+};
+
+static __u64 ino_of(struct __test_metadata *_metadata, const struct file *f)
+{
+	struct stat st;
+
+	ASSERT_EQ(0, fstat(f->fd, &st));
+	return st.st_ino;
+}
+
+static void set_listed(struct __test_metadata *_metadata, struct events *skel,
+		       const struct file *f, __u64 domain)
+{
+	__u64 ino = ino_of(_metadata, f);
+
+	ASSERT_EQ(0, bpf_map__update_elem(skel->maps.domains, &ino,
+					  sizeof(ino), &domain, sizeof(domain),
+					  0));
+}
+
+FIXTURE_SETUP(events)
+{
+	if (control)
+		SKIP(return, "control run: no policies");
+	test_begin(_metadata, self->dir);
+	file_create(_metadata, &self->a, self->dir, "a", SIZE, 1);
+	file_create(_metadata, &self->b, self->dir, "b", SIZE, 1);
+	self->skel = events__open_and_load();
+	ASSERT_NE(NULL, self->skel) TH_LOG("%s", strerror(errno));
+	set_listed(_metadata, self->skel, &self->a, 1);
+	set_listed(_metadata, self->skel, &self->b, 1);
+}
+
+FIXTURE_TEARDOWN(events)
+{
+	bpf_link__destroy(self->link);
+	events__destroy(self->skel);
+	EXPECT_EQ(0, write_text(KSM_EXT_SYSFS "max_cpu_percent", "90"));
+	EXPECT_EQ(0, write_text(KSM_EXT_SYSFS "thrash_pages", "1024"));
+	file_close(&self->a);
+	file_close(&self->b);
+	test_end(_metadata, self->dir);
+}
+
+static void attach(struct __test_metadata *_metadata,
+		   FIXTURE_DATA(events) *self, struct bpf_map *map)
+{
+	self->link = bpf_map__attach_struct_ops(map);
+	ASSERT_NE(NULL, self->link) {
+		TH_LOG("%s: %s", bpf_map__name(map), strerror(errno));
+	}
+}
+
+static void run_prog(struct __test_metadata *_metadata,
+		     struct bpf_program *prog,
+		     void *args, size_t size)
+{
+	LIBBPF_OPTS(bpf_test_run_opts, opts, .ctx_in = args,
+		    .ctx_size_in = size);
+
+	ASSERT_EQ(0, bpf_prog_test_run_opts(bpf_program__fd(prog), &opts));
+}
+
+/* All about a page of an open file. */
+static void ask(struct __test_metadata *_metadata, FIXTURE_DATA(events) *self,
+		const struct file *f, __u64 index)
+{
+	struct ask_args args = {
+		.fd = f->fd,
+		.dev = fs_dev(_metadata, f->fd),
+		.ino = ino_of(_metadata, f),
+		.index = index,
+	};
+
+	run_prog(_metadata, self->skel->progs.ask, &args, sizeof(args));
+	ASSERT_LT(0, self->skel->bss->found_by_fd);
+	ASSERT_EQ(0, self->skel->bss->stat_ret);
+	ASSERT_EQ(0, self->skel->bss->info_ret);
+}
+
+static __u64 times_handed(struct __test_metadata *_metadata,
+			  FIXTURE_DATA(events) *self, const struct file *f)
+{
+	__u64 ino = ino_of(_metadata, f), times = 0;
+
+	bpf_map__lookup_elem(self->skel->maps.handed, &ino, sizeof(ino),
+			     &times, sizeof(times), 0);
+	return times;
+}
+
+/* Merge the first pages of the twins, under a policy that does nothing. */
+static int merge_with(struct __test_metadata *_metadata,
+		      FIXTURE_DATA(events) *self, unsigned int nr)
+{
+	attach(_metadata, self, self->skel->maps.idle);
+	return merge_pages(_metadata, &self->a, 0, &self->b, 0, nr);
+}
+
+/* ---- facts ---- */
+
+TEST_F(events, file)
+{
+	const typeof(self->skel->bss->stat) *st = &self->skel->bss->stat;
+	unsigned char *map;
+
+	ask(_metadata, self, &self->a, 0);
+	EXPECT_EQ(ino_of(_metadata, &self->a), st->ino);
+	EXPECT_EQ(self->skel->bss->found_by_fd, st->id);
+	EXPECT_EQ(self->skel->bss->found_by_fd, self->skel->bss->found_by_ino);
+	EXPECT_EQ(SIZE, st->size);
+	EXPECT_NE(0, st->cgroup);
+	EXPECT_EQ(0, st->flags & KSM_EXT_FILE_EXEC);
+	/* It was written and read. */
+	EXPECT_LT(0, st->active);
+	EXPECT_GE(NPAGES, st->active);
+	EXPECT_EQ(strlen(self->skel->bss->path), self->skel->bss->path_ret);
+	EXPECT_EQ(0, strcmp(self->skel->bss->path + self->skel->bss->path_ret -
+			    2, "/a")) TH_LOG("%s", self->skel->bss->path);
+
+	map = mmap(NULL, SIZE, PROT_READ | PROT_EXEC, MAP_PRIVATE, self->a.fd,
+		   0);
+	ASSERT_NE(MAP_FAILED, map);
+	ask(_metadata, self, &self->a, 0);
+	EXPECT_EQ(KSM_EXT_FILE_EXEC, st->flags & KSM_EXT_FILE_EXEC);
+	ASSERT_EQ(0, munmap(map, SIZE));
+	ask(_metadata, self, &self->a, 0);
+	EXPECT_EQ(0, st->flags & KSM_EXT_FILE_EXEC);
+}
+
+/* Nobody is found who is not there, and only files are. */
+TEST_F(events, no_file)
+{
+	struct ask_args args = { .fd = -1, .dev = -1, .ino = -1 };
+	int dir = open(self->dir, O_RDONLY | O_DIRECTORY);
+
+	run_prog(_metadata, self->skel->progs.ask, &args, sizeof(args));
+	EXPECT_EQ(-ENOENT, self->skel->bss->found_by_ino);
+	EXPECT_EQ(-ENOENT, self->skel->bss->info_ret);
+	EXPECT_EQ(-ENOENT, self->skel->bss->path_ret);
+	args.fd = 12345;
+	run_prog(_metadata, self->skel->progs.ask, &args, sizeof(args));
+	EXPECT_EQ(-EBADF, self->skel->bss->found_by_fd);
+	args.fd = dir;
+	run_prog(_metadata, self->skel->progs.ask, &args, sizeof(args));
+	EXPECT_EQ(-EOPNOTSUPP, self->skel->bss->found_by_fd);
+	close(dir);
+}
+
+/* Files that are charged to a cgroup say so. */
+TEST_F(events, cgroup)
+{
+	char group[MAX_PATH] = "/sys/fs/cgroup/events", path[MAX_PATH + 32];
+	struct stat st;
+	struct file c;
+	int status;
+	pid_t pid;
+
+	ASSERT_EQ(0, write_text("/sys/fs/cgroup/cgroup.subtree_control",
+				"+memory"));
+	ASSERT_TRUE(!mkdir(group, 0755) || errno == EEXIST) {
+		TH_LOG("%s: %s", group, strerror(errno));
+	}
+	ASSERT_EQ(0, stat(group, &st));
+	file_create(_metadata, &c, self->dir, "c", SIZE, 2);
+	drop_file(_metadata, &c);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		snprintf(path, sizeof(path), "%s/cgroup.procs", group);
+		ASSERT_EQ(0, write_text(path, "0"));
+		read_to_cache(_metadata, &c);
+		_exit(0);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	ASSERT_TRUE(WIFEXITED(status));
+	ask(_metadata, self, &c, 0);
+	EXPECT_EQ(st.st_ino, self->skel->bss->stat.cgroup);
+	ask(_metadata, self, &self->a, 0);
+	EXPECT_NE(st.st_ino, self->skel->bss->stat.cgroup);
+	file_close(&c);
+	rmdir(group);
+}
+
+TEST_F(events, page)
+{
+	const typeof(self->skel->bss->info) *info = &self->skel->bss->info;
+	unsigned char *map;
+	__u64 root;
+
+	ask(_metadata, self, &self->a, HIT);
+	EXPECT_EQ(PAGE_OWN, info->state);
+	EXPECT_EQ(0, info->root);
+	EXPECT_EQ(0, info->nr_sharing);
+	EXPECT_EQ(MERGED, info->refusal);
+	EXPECT_EQ(0, info->flags & KSM_EXT_PAGE_MAPPED);
+
+	map = file_map(_metadata, &self->a, PROT_READ, MAP_SHARED);
+	touch(map, SIZE);
+	ask(_metadata, self, &self->a, HIT);
+	EXPECT_EQ(KSM_EXT_PAGE_MAPPED, info->flags & KSM_EXT_PAGE_MAPPED);
+	file_unmap(&self->a, map);
+
+	attach(_metadata, self, self->skel->maps.merging);
+	ASSERT_TRUE(WAIT_FOR(counter(_metadata, "aliases") == 2 * NPAGES));
+	ask(_metadata, self, &self->a, HIT);
+	EXPECT_EQ(PAGE_SHARED, info->state);
+	EXPECT_EQ(1, info->domain);
+	EXPECT_EQ(2, info->nr_sharing);
+	EXPECT_EQ(MERGED, info->refusal);
+	root = info->root;
+	EXPECT_NE(0, root);
+	ask(_metadata, self, &self->a, HIT + 1);
+	EXPECT_NE(root, info->root);
+	ask(_metadata, self, &self->b, HIT);
+	EXPECT_EQ(root, info->root);
+
+	/* Behind the end */
+	ask(_metadata, self, &self->b, NPAGES);
+	EXPECT_EQ(PAGE_NONE, info->state);
+	EXPECT_EQ(NOT_CACHED, info->refusal);
+}
+
+/* Every shared page is listed once, and no other. */
+TEST_F(events, list)
+{
+	unsigned int seen[2][NPAGES] = {}, lines = 0;
+	unsigned long long roots[2][NPAGES];
+	struct bpf_link *link;
+	char line[256];
+	FILE *in;
+	int fd;
+
+	ASSERT_EQ(NPAGES - 1, merge_with(_metadata, self, NPAGES - 1));
+	link = bpf_program__attach_iter(self->skel->progs.list_aliases, NULL);
+	ASSERT_NE(NULL, link);
+	fd = bpf_iter_create(bpf_link__fd(link));
+	ASSERT_LE(0, fd);
+	in = fdopen(fd, "r");
+	while (fgets(line, sizeof(line), in)) {
+		unsigned long long index, domain, ino, root;
+		unsigned int nr, nr_sharing, which;
+		char name[64] = "";
+
+		ASSERT_LE(6, sscanf(line, "%llu %u %u %llu %llu %llx %63s",
+				    &index, &nr, &nr_sharing, &domain, &ino,
+				    &root, name)) TH_LOG("%s", line);
+		which = *name == 'b';
+		EXPECT_EQ(0, strcmp(name, which ? "b" : "a"));
+		EXPECT_EQ(ino_of(_metadata, which ? &self->b : &self->a), ino);
+		EXPECT_EQ(1, nr);
+		EXPECT_EQ(2, nr_sharing);
+		EXPECT_EQ(1, domain);
+		ASSERT_GT(NPAGES, index);
+		seen[which][index]++;
+		roots[which][index] = root;
+		lines++;
+	}
+	fclose(in);
+	bpf_link__destroy(link);
+	EXPECT_EQ(2 * (NPAGES - 1), lines);
+	for (size_t i = 0; i < NPAGES - 1; i++) {
+		EXPECT_EQ(1, seen[0][i]);
+		EXPECT_EQ(1, seen[1][i]);
+		EXPECT_EQ(roots[0][i], roots[1][i]);
+		EXPECT_NE(roots[0][i], roots[0][(i + 1) % (NPAGES - 1)]);
+	}
+}
+
+/* ---- merged(), and dry runs ---- */
+
+TEST_F(events, merged)
+{
+	const typeof(self->skel->bss->merged_last) *last;
+	struct file *src = &self->b;
+	__u64 told;
+
+	attach(_metadata, self, self->skel->maps.merging);
+	ASSERT_TRUE(WAIT_FOR(counter(_metadata, "aliases") == 2 * NPAGES));
+	last = &self->skel->bss->merged_last;
+	ASSERT_TRUE(WAIT_FOR(self->skel->bss->merged_events));
+	/* Which one came first is known to the kernel only. */
+	ask(_metadata, self, &self->a, 0);
+	if (last->file == self->skel->bss->found_by_fd)
+		src = &self->a;
+	ask(_metadata, self, src, 0);
+	EXPECT_EQ(self->skel->bss->found_by_fd, last->file);
+	EXPECT_GE(NPAGES, last->index + last->nr);
+
+	/* What shares already is no news. */
+	wait_for_scans(_metadata);
+	told = self->skel->bss->merged_events;
+	wait_for_scans(_metadata);
+	EXPECT_EQ(told, self->skel->bss->merged_events);
+
+	/* One page comes back. */
+	ASSERT_EQ(PAGE, pwrite(src->fd, src->want + HIT * PAGE, PAGE,
+			       HIT * PAGE));
+	ASSERT_EQ(0, fsync(src->fd));
+	ASSERT_TRUE(WAIT_FOR(counter(_metadata, "aliases") == 2 * NPAGES));
+	ASSERT_TRUE(WAIT_FOR(self->skel->bss->merged_events == told + 1));
+	EXPECT_EQ(HIT, last->index);
+	EXPECT_EQ(1, last->nr);
+}
+
+TEST_F(events, dry_run)
+{
+	long would = counter(_metadata, "merge/would_merge");
+	long applied = counter(_metadata, "merge/applied");
+
+	attach(_metadata, self, self->skel->maps.dry);
+	EXPECT_TRUE(WAIT_FOR(self->skel->bss->mergeable == NPAGES));
+	EXPECT_LE(would + NPAGES, counter(_metadata, "merge/would_merge"));
+	EXPECT_EQ(applied, counter(_metadata, "merge/applied"));
+	EXPECT_EQ(0, self->skel->bss->merged_events);
+	check_totals(0);
+	for (size_t i = 0; i < NPAGES; i++)
+		EXPECT_APART(&self->a, i, &self->b, i);
+
+	/* It sees what differs, */
+	ASSERT_EQ(1, pwrite(self->b.fd, "x", 1, HIT * PAGE));
+	model_write(_metadata, &self->b, HIT * PAGE, "x", 1);
+	ASSERT_EQ(0, fsync(self->b.fd));
+	EXPECT_TRUE(WAIT_FOR(self->skel->bss->mergeable == HIT));
+
+	/* and domains. */
+	EXPECT_EQ(0, bpf_link__destroy(self->link));
+	attach(_metadata, self, self->skel->maps.merging);
+	ASSERT_TRUE(WAIT_FOR(counter(_metadata, "aliases") == 2 * HIT));
+	check_file(&self->a);
+	check_file(&self->b);
+}
+
+/* ---- zeros, which all domains may share ---- */
+
+TEST_F(events, zeros)
+{
+	struct file *files[] = { &self->a, &self->b };
+	static const char zeros[PAGE];
+	struct file c;
+
+	file_create(_metadata, &c, self->dir, "c", SIZE, 1);
+	for (size_t i = 0; i < 2; i++) {
+		ASSERT_EQ(PAGE, pwrite(files[i]->fd, zeros, PAGE, HIT * PAGE));
+		model_write(_metadata, files[i], HIT * PAGE, zeros, PAGE);
+		ASSERT_EQ(0, fsync(files[i]->fd));
+	}
+	ASSERT_EQ(PAGE, pwrite(c.fd, zeros, PAGE, 0));
+	model_write(_metadata, &c, 0, zeros, PAGE);
+	ASSERT_EQ(0, fsync(c.fd));
+	set_listed(_metadata, self->skel, &self->b, 2);
+	set_listed(_metadata, self->skel, &c, 0);
+	attach(_metadata, self, self->skel->maps.idle);
+
+	EXPECT_EQ(1, merge_pages(_metadata, &self->a, HIT, &self->b, HIT, 1));
+	EXPECT_SHARED(&self->a, HIT, &self->b, HIT);
+	/* All else stays apart, also behind zeros. */
+	EXPECT_EQ(1, merge_pages(_metadata, &self->a, HIT, &self->b, HIT, 2));
+	EXPECT_EQ(-EXDEV, merge_pages(_metadata, &self->a, HIT + 1, &self->b,
+				      HIT + 1, 1));
+	EXPECT_EQ(-EXDEV, merge_pages(_metadata, &self->a, HIT, &self->b,
+				      HIT + 1, 1));
+	check_totals(2);
+
+	/* Never means never. */
+	EXPECT_EQ(-EPERM, merge_pages(_metadata, &self->a, HIT, &c, 0, 1));
+	set_listed(_metadata, self->skel, &c, 3);
+	EXPECT_EQ(1, merge_pages(_metadata, &self->a, HIT, &c, 0, 1));
+	check_totals(3);
+
+	ASSERT_EQ(1, pwrite(self->a.fd, "x", 1, HIT * PAGE + 5));
+	model_write(_metadata, &self->a, HIT * PAGE + 5, "x", 1);
+	EXPECT_SHARED(&self->b, HIT, &c, 0);
+	check_file(&self->a);
+	check_file(&self->b);
+	check_file(&c);
+
+	/* A root of one domain is no exception because another one's is. */
+	set_listed(_metadata, self->skel, &c, 1);
+	EXPECT_EQ(1, merge_pages(_metadata, &self->a, HIT + 1, &c, HIT + 1, 1));
+	EXPECT_EQ(-EXDEV, merge_pages(_metadata, &self->a, HIT + 1, &self->b,
+				      HIT + 1, 1));
+	file_close(&c);
+}
+
+/* ---- reads ---- */
+
+TEST_F(events, fresh)
+{
+	struct file c;
+
+	file_create(_metadata, &c, self->dir, "c", SIZE, 2);
+	drop_file(_metadata, &self->b);
+	drop_file(_metadata, &c);
+	attach(_metadata, self, self->skel->maps.fresh);
+	read_to_cache(_metadata, &self->b);
+	EXPECT_TRUE(WAIT_FOR(times_handed(_metadata, self, &self->b)));
+	/* That was read before, this not at all. */
+	EXPECT_EQ(0, times_handed(_metadata, self, &self->a));
+	EXPECT_EQ(0, times_handed(_metadata, self, &c));
+
+	/* Through a mapping, too */
+	touch(file_map(_metadata, &c, PROT_READ, MAP_SHARED), SIZE);
+	EXPECT_TRUE(WAIT_FOR(times_handed(_metadata, self, &c)));
+
+	/* Nobody else takes them. */
+	run_prog(_metadata, self->skel->progs.steal, NULL, 0);
+	EXPECT_EQ(0, self->skel->bss->fresh_ret);
+	file_close(&c);
+}
+
+/* Files that go before anybody looked at them */
+TEST_F(events, fresh_gone)
+{
+	struct file c;
+
+	attach(_metadata, self, self->skel->maps.fresh);
+	for (int i = 0; i < 50; i++) {
+		file_create(_metadata, &c, self->dir, "c", SIZE, 2);
+		drop_file(_metadata, &c);
+		read_to_cache(_metadata, &c);
+		ASSERT_EQ(0, unlink(c.path));
+		file_close(&c);
+	}
+	drop_file(_metadata, &self->b);
+	read_to_cache(_metadata, &self->b);
+	EXPECT_TRUE(WAIT_FOR(times_handed(_metadata, self, &self->b)));
+}
+
+/* Who did not ask is not woken. */
+TEST_F(events, deaf)
+{
+	long slices;
+
+	attach(_metadata, self, self->skel->maps.deaf);
+	ASSERT_TRUE(WAIT_FOR(counter(_metadata, "slices") == 1));
+	slices = counter(_metadata, "slices");
+	drop_file(_metadata, &self->b);
+	read_to_cache(_metadata, &self->b);
+	EXPECT_EQ(0, bpf_link__update_map(self->link,
+					  self->skel->maps.fresh));
+	drop_file(_metadata, &self->a);
+	read_to_cache(_metadata, &self->a);
+	EXPECT_TRUE(WAIT_FOR(times_handed(_metadata, self, &self->a)));
+	EXPECT_EQ(0, times_handed(_metadata, self, &self->b));
+	EXPECT_EQ(1, slices);
+}
+
+/* ---- what holds a policy back ---- */
+
+/* Time on a processor, in ns, that ksm_extd has had. */
+static long ksm_extd_runtime(struct __test_metadata *_metadata)
+{
+	char path[64 + NAME_MAX], text[512];
+	unsigned long user, system;
+	struct dirent *entry;
+	DIR *proc = opendir("/proc");
+	long ns = -1;
+
+	ASSERT_NE(NULL, proc);
+	while (ns < 0 && (entry = readdir(proc))) {
+		snprintf(path, sizeof(path), "/proc/%s/comm", entry->d_name);
+		if (read_text(path, text, sizeof(text)) ||
+		    strncmp(text, "ksm_extd", 8))
+			continue;
+		snprintf(path, sizeof(path), "/proc/%s/stat", entry->d_name);
+		ASSERT_EQ(0, read_text(path, text, sizeof(text)));
+		ASSERT_EQ(2, sscanf(strrchr(text, ')'), ") %*c %*d %*d %*d %*d "
+				    "%*d %*u %*u %*u %*u %*u %lu %lu", &user,
+				    &system));
+		ns = (user + system) * (1000000000 / sysconf(_SC_CLK_TCK));
+	}
+	closedir(proc);
+	ASSERT_LE(0, ns);
+	return ns;
+}
+
+static long now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000L + ts.tv_nsec;
+}
+
+/*
+ * Less than its share is no fault, for the machine may be slow; more is.  What
+ * it may have saved up before is a second's worth.
+ */
+TEST_F_TIMEOUT(events, quota, 60)
+{
+	const long second = 1000000000;
+	long start, began, wall, took;
+
+	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "max_cpu_percent", "5"));
+	attach(_metadata, self, self->skel->maps.greedy);
+	ASSERT_TRUE(WAIT_FOR(counter(_metadata, "slices") > 0));
+	start = now_ns();
+	began = ksm_extd_runtime(_metadata);
+	ASSERT_TRUE(WAIT_FOR(now_ns() - start > 6 * second));
+	took = ksm_extd_runtime(_metadata) - began;
+	wall = now_ns() - start + second;
+	EXPECT_LT(0, took);
+	EXPECT_GT(wall / 10, took) {
+		TH_LOG("%ld ms of %ld", took / 1000000, wall / 1000000);
+	}
+
+	/* Resting is not stalling, and does not delay a swap. */
+	EXPECT_EQ(0, bpf_link__update_map(self->link,
+					  self->skel->maps.merging));
+	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "max_cpu_percent", "100"));
+	EXPECT_TRUE(WAIT_FOR(counter(_metadata, "aliases") == 2 * NPAGES));
+}
+
+TEST_F(events, bad_numbers)
+{
+	static const char *const nonsense[] = { "0", "101", "-1", "x" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(nonsense); i++) {
+		EXPECT_EQ(-EINVAL,
+			  write_text(KSM_EXT_SYSFS "max_cpu_percent",
+				     nonsense[i])) TH_LOG("%s", nonsense[i]);
+	}
+	EXPECT_EQ(90, counter(_metadata, "max_cpu_percent"));
+	EXPECT_EQ(-EINVAL, write_text(KSM_EXT_SYSFS "thrash_pages", "-1"));
+	EXPECT_EQ(1024, counter(_metadata, "thrash_pages"));
+}
+
+/* Who is written to all the time is let be, until that is over. */
+TEST_F_TIMEOUT(events, thrash, 60)
+{
+	long refused = counter(_metadata, "merge/refused_thrash");
+
+	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "thrash_pages", "4"));
+	attach(_metadata, self, self->skel->maps.merging);
+	ASSERT_TRUE(WAIT_FOR(counter(_metadata, "aliases") == 2 * NPAGES));
+	EXPECT_EQ(refused, counter(_metadata, "merge/refused_thrash"));
+
+	/* 8 pages now, 8 halved a few times later */
+	ASSERT_EQ(SIZE, pwrite(self->b.fd, self->b.want, SIZE, 0));
+	ASSERT_EQ(0, fsync(self->b.fd));
+	EXPECT_TRUE(WAIT_FOR(counter(_metadata, "merge/refused_thrash") >
+			     refused));
+	EXPECT_GE(NPAGES, counter(_metadata, "aliases"));
+	/* Who calls a program knows why. */
+	EXPECT_EQ(1, merge_pages(_metadata, &self->a, 0, &self->b, 0, 1));
+	EXPECT_TRUE(WAIT_FOR(counter(_metadata, "aliases") == 2 * NPAGES));
+
+	/* No limit, no waiting */
+	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "thrash_pages", "0"));
+	refused = counter(_metadata, "merge/refused_thrash");
+	ASSERT_EQ(SIZE, pwrite(self->b.fd, self->b.want, SIZE, 0));
+	ASSERT_EQ(0, fsync(self->b.fd));
+	EXPECT_TRUE(WAIT_FOR(counter(_metadata, "aliases") == 2 * NPAGES));
+	EXPECT_EQ(refused, counter(_metadata, "merge/refused_thrash"));
+	check_file(&self->b);
+}
+
+/* ---- what is refused ---- */
+
+TEST_F(events, odd_flags)
+{
+	EXPECT_EQ(NULL, bpf_map__attach_struct_ops(self->skel->maps.odd_flags));
+	EXPECT_EQ(EINVAL, errno);
+}
+
+TEST_F(events, sleeping)
+{
+	static const char *const names[] = {
+		"sleeping_merged", "sleeping_broken",
+	};
+
+	libbpf_set_print(NULL);
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		struct events *skel = events__open();
+		struct bpf_map *map;
+
+		ASSERT_NE(NULL, skel);
+		map = bpf_object__find_map_by_name(skel->obj, names[i]);
+		ASSERT_NE(NULL, map);
+		ASSERT_EQ(0, bpf_map__set_autocreate(map, true));
+		EXPECT_NE(0, events__load(skel)) TH_LOG("%s", names[i]);
+		events__destroy(skel);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	/* Its programs call the verbs; as a policy it stays away. */
+	manual_load();
+	return test_harness_run(argc, argv);
+}
