@@ -18,18 +18,19 @@
  * max_skip pages) leave out short equal stretches.
  */
 #include "vmlinux.h"
+
+/* max_skip: longest step over pages that differ, are busy or not cached */
+#define POLICY_TUNABLES(T) T(max_skip, 32)
+
 #include "ksm_ext_walk.bpf.h"
 
 char _license[] SEC("license") = "GPL";
 const char about[] = "merge files of equal name and size, without hashing";
 
-/* Tunable: longest step over pages that differ, are busy or not cached. */
-const volatile unsigned int max_skip = 32;
-
 /* Longer names are compared up to here. */
 #define NAME_LEN	56
 
-struct look {
+struct likeness {
 	__u64 size;
 	__u64 domain;
 	char name[NAME_LEN];
@@ -45,13 +46,13 @@ struct partners {
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 65536);
-	__type(key, struct look);
+	__type(key, struct likeness);
 	__type(value, struct partners);
 } lookalikes SEC(".maps");
 
 /* The file being looked into and the one it is merged with. */
 static struct {
-	struct look look;
+	struct likeness like;
 	__u64 file;
 	__u64 partner;
 	__u64 gap;		/* pages from here to at.index were skipped */
@@ -67,22 +68,23 @@ static __noinline bool pair_up(void)
 
 	__builtin_memset(&pair, 0, sizeof(pair));
 	pair.file = at.file;
+	pair.gap = at.index;
 	pair.skip = 1;
-	pair.look.size = at.now.size;
-	pair.look.domain = at.domain;
-	err = ksm_ext_file_name(at.file, pair.look.name, NAME_LEN);
+	pair.like.size = at.now.size;
+	pair.like.domain = at.domain;
+	err = ksm_ext_file_name(at.file, pair.like.name, NAME_LEN);
 	canceled = err == -ECANCELED;
 	if (err < 0)
 		return false;
 
-	p = bpf_map_lookup_elem(&lookalikes, &pair.look);
+	p = bpf_map_lookup_elem(&lookalikes, &pair.like);
 	if (!p) {
 		struct partners first = {
 			.file = at.file,
 			.nr_cached = at.now.nr_cached,
 		};
 
-		bpf_map_update_elem(&lookalikes, &pair.look, &first, BPF_ANY);
+		bpf_map_update_elem(&lookalikes, &pair.like, &first, BPF_ANY);
 		return false;
 	}
 	if (p->file == at.file) {
@@ -101,7 +103,7 @@ static __noinline void part(void)
 {
 	struct partners *p;
 
-	p = bpf_map_lookup_elem(&lookalikes, &pair.look);
+	p = bpf_map_lookup_elem(&lookalikes, &pair.like);
 	if (!p || p->file == at.file)
 		return;
 	if (pair.replace) {
@@ -133,8 +135,8 @@ static __always_inline void skip_ahead(void)
 {
 	at.index += pair.skip;
 	pair.skip *= 2;
-	if (pair.skip > max_skip)
-		pair.skip = max_skip;
+	if (pair.skip > tune.max_skip)
+		pair.skip = tune.max_skip;
 	if (!pair.skip)
 		pair.skip = 1;
 }
@@ -161,6 +163,7 @@ static __noinline bool merge_next(void)
 	budget--;
 	pair.gap = at.index + 1;
 	switch (n) {
+	case -EAGAIN:
 	case -EBUSY:
 	case -ENOMEM:
 		/* So may be the pages around; there will be another look. */
@@ -206,21 +209,12 @@ static __always_inline bool look_further(struct ksm_ext_progress *p)
 	return true;
 }
 
-SEC("struct_ops.s/scan")
-__s32 BPF_PROG(samefile_scan, const struct ksm_ext_scan_ctx *slice)
-{
-	return walk();
-}
-
-SEC("struct_ops/domain")
-__u64 BPF_PROG(samefile_domain, const struct ksm_ext_file_stat *file)
-{
-	return ksm_ext_owner_domain(file);
-}
-
 SEC(".struct_ops.link")
 struct ksm_ext_ops samefile_ops = {
-	.scan = (void *)samefile_scan,
-	.domain = (void *)samefile_domain,
+	.init = (void *)walk_init,
+	.scan = (void *)walk_scan,
+	.domain = (void *)walk_domain,
+	.broken = (void *)walk_broken,
+	.flags = KSM_EXT_EVENTS,
 	.name = "samefile",
 };

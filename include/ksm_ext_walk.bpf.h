@@ -1,10 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The walk that policies share: round after round over all known files, in
- * bounded slices, past those with nothing new.
+ * The walk that policies share: files that were just read come first; then
+ * round after round over all known files, in bounded slices, past those with
+ * nothing new.
  *
- * A policy includes this once, defines look_further(), which works on the file
- * that "at" describes, and calls walk() from its scan member.
+ * A policy includes this once and defines look_further(), which works on the
+ * file that "at" describes.  Before that it may define
+ *
+ *	POLICY_TUNABLES(T)	tunables of its own
+ *	HAVE_DOMAIN_OF		and then domain_of(): other trust domains than
+ *				those of ksm_ext_owner_domain()
+ *	HAVE_WANTED		and then wanted(): which files to look into now
+ *	HAVE_LOOKED		and then looked(): to learn what came of it
+ *	HAVE_PASSED		and then passed(): to see all files of a round
+ *	HAVE_ROUND_ENDED	and then round_ended()
+ *
+ * Its struct ksm_ext_ops takes walk_init(), walk_scan(), walk_domain() and
+ * walk_broken() from here, and KSM_EXT_EVENTS for the files that were just
+ * read.
  */
 #ifndef __KSM_EXT_WALK_BPF_H
 #define __KSM_EXT_WALK_BPF_H
@@ -12,27 +25,42 @@
 #include "ksm_ext.bpf.h"
 #include "ksm_ext_progress.h"
 
-/* Tunables, set at load: ksmx load NAME --set slice_pages=1024 */
+#ifndef POLICY_TUNABLES
+#define POLICY_TUNABLES(T)
+#endif
 
-/* Work of one slice: pages, plus one for each file it passes. */
-const volatile unsigned int slice_pages = 4096;
+/*
+ * slice_pages:	work of one slice: pages, plus one for each file it passes
+ * pause_ms:	wait between slices while there is work
+ * idle_ms:	wait between rounds that merge nothing new
+ */
+#define TUNABLES(T)		\
+	T(slice_pages, 4096)	\
+	T(pause_ms, 0)		\
+	T(idle_ms, 1000)	\
+	POLICY_TUNABLES(T)
 
-/* Wait between slices while there is work, and between rounds without any. */
-const volatile unsigned int pause_ms;
-const volatile unsigned int idle_ms = 1000;
+#include "ksm_ext_tunables.bpf.h"
 
 /* A file with busy pages is looked into again after 1, 2, 4, ... rounds. */
 #define MAX_BACKOFF	16
+
+/* While a file is being read, it is looked into every 30 ms or so. */
+#define BEING_READ_NS	500000000ULL
 
 /* What a file was like when it was last looked into, by file id. */
 struct file_record {
 	__u64 size;
 	__u64 mtime_ns;
 	__u64 nr_cached;
+	__u64 time_ns;		/* when that was */
 	__u64 domain;
 	__u64 merged;		/* pages that shared at the end */
 	__u64 due;		/* round to look again, 0: when it changes */
 	__u64 backoff;		/* rounds from the last look to that one */
+	__u64 seen;		/* pages from the front that were all there */
+	__u64 seen_merged;	/* those of them that shared */
+	__u64 note;		/* the policy's own */
 };
 
 struct {
@@ -49,8 +77,8 @@ struct {
 	__type(value, struct ksm_ext_progress);
 } progress SEC(".maps");
 
-/* The file being looked into: it may take several slices. */
-static struct {
+/* A file being looked into: it may take several slices. */
+struct look {
 	__u64 file;
 	__u64 domain;
 	__u64 index;		/* next page to look at */
@@ -60,7 +88,14 @@ static struct {
 	__u64 left;		/* pages that were busy */
 	struct file_record before;
 	struct file_record now;
-} at;
+	bool known;		/* there is a record from before */
+	bool gap;		/* a page was not there: now.seen is final */
+	bool fresh;		/* it was just read: not part of the round */
+};
+
+/* One file of the round and one that was just read may be under way. */
+static struct look at;
+static struct look other = { .fresh = true };
 
 /* The round under way. */
 static struct {
@@ -68,6 +103,8 @@ static struct {
 	__u64 files;
 	__u64 pending;
 	__u64 merged;
+	__u64 sharing;		/* pages that share, new or not */
+	__u64 ended_ns;		/* when the one before ended */
 	bool started;
 } round;
 
@@ -83,11 +120,81 @@ static bool canceled;
  */
 static bool look_further(struct ksm_ext_progress *p);
 
-static __always_inline bool changed(const struct file_record *a,
-				    const struct file_record *b)
+/* The trust domain of a file, 0 for "never merge". */
+static __u64 domain_of(const struct ksm_ext_file_stat *st);
+#ifndef HAVE_DOMAIN_OF
+static __always_inline __u64 domain_of(const struct ksm_ext_file_stat *st)
 {
-	return a->size != b->size || a->mtime_ns != b->mtime_ns ||
-	       a->nr_cached != b->nr_cached || a->domain != b->domain;
+	return ksm_ext_owner_domain(st);
+}
+#endif
+
+/* Whether to look into this file now; if not, it is passed as if unknown. */
+static bool wanted(const struct ksm_ext_file_stat *st);
+#ifndef HAVE_WANTED
+static __always_inline bool wanted(const struct ksm_ext_file_stat *st)
+{
+	return true;
+}
+#endif
+
+/* All of the file that "at" describes was looked at. */
+static void looked(void);
+#ifndef HAVE_LOOKED
+static __always_inline void looked(void)
+{
+}
+#endif
+
+/* The round is done with a file, of which this is the latest record. */
+static void passed(const struct file_record *record);
+#ifndef HAVE_PASSED
+static __always_inline void passed(const struct file_record *record)
+{
+}
+#endif
+
+/*
+ * All known files were passed; "round" tells of them once more.
+ * Return: whether the next round shall begin at once.
+ */
+static bool round_ended(const struct ksm_ext_progress *p);
+#ifndef HAVE_ROUND_ENDED
+static __always_inline bool round_ended(const struct ksm_ext_progress *p)
+{
+	return false;
+}
+#endif
+
+static __always_inline bool same_contents(const struct file_record *a,
+					  const struct file_record *b)
+{
+	return a->size == b->size && a->mtime_ns == b->mtime_ns &&
+	       a->domain == b->domain;
+}
+
+/* Is there anything in the file that was not looked at before? */
+static __always_inline bool anything_new(const struct ksm_ext_progress *p)
+{
+	if (at.fresh)
+		return true;
+	if (at.before.due)
+		return at.before.due <= p->rounds;
+	return !same_contents(&at.before, &at.now) ||
+	       at.before.nr_cached != at.now.nr_cached;
+}
+
+/*
+ * A file that is being read from front to back: what was there a moment ago,
+ * and not busy, is still there and need not be looked at again.
+ */
+static __always_inline bool being_read(void)
+{
+	return at.fresh && !at.before.due &&
+	       same_contents(&at.before, &at.now) &&
+	       at.before.seen == at.before.nr_cached &&
+	       at.before.nr_cached < at.now.nr_cached &&
+	       at.now.time_ns - at.before.time_ns < BEING_READ_NS;
 }
 
 /* Return: whether there may be something new in the file. */
@@ -102,36 +209,49 @@ static __noinline bool look_begin(__u64 file, struct ksm_ext_progress *p)
 	canceled = err == -ECANCELED;
 	if (err)
 		return false;
-	round.files++;
+	round.files += !at.fresh;
 
 	__builtin_memset(&at.now, 0, sizeof(at.now));
 	at.now.size = st.size;
 	at.now.mtime_ns = st.mtime_ns;
 	at.now.nr_cached = st.nr_cached;
-	at.now.domain = ksm_ext_owner_domain(&st);
-	if (!at.now.domain || !st.nr_cached)
+	at.now.time_ns = bpf_ktime_get_ns();
+	if (!st.nr_cached)
+		return false;
+	at.now.domain = domain_of(&st);
+	if (!at.now.domain || !wanted(&st))
 		return false;
 
-	before = bpf_map_lookup_elem(&files, &file);
-	if (before) {
-		at.before = *before;
-		if (before->due > p->rounds) {
-			round.pending++;
-			return false;
-		}
-		if (!before->due && !changed(before, &at.now))
-			return false;
-	} else {
-		__builtin_memset(&at.before, 0, sizeof(at.before));
-	}
-
-	at.file = file;
 	at.domain = at.now.domain;
 	at.index = 0;
 	at.end = (st.size + 4095) / 4096;
 	at.nr_cached = st.nr_cached;
 	at.merged = 0;
 	at.left = 0;
+	at.gap = false;
+
+	before = bpf_map_lookup_elem(&files, &file);
+	at.known = before;
+	if (before) {
+		at.before = *before;
+		if (!anything_new(p)) {
+			if (!at.fresh) {
+				round.pending += !!before->due;
+				round.sharing += at.before.merged;
+				passed(&at.before);
+			}
+			return false;
+		}
+	} else {
+		__builtin_memset(&at.before, 0, sizeof(at.before));
+	}
+	if (being_read()) {
+		at.index = at.before.seen;
+		at.nr_cached -= at.before.seen;
+		at.merged = at.before.seen_merged;
+	}
+
+	at.file = file;
 	p->total_looks++;
 	return true;
 }
@@ -146,16 +266,24 @@ static __noinline void look_end(struct ksm_ext_progress *p)
 		p->total_merged += at.merged - at.before.merged;
 	}
 
-	if (at.left) {
+	if (at.fresh && at.before.due) {
+		at.now.due = at.before.due;
+		at.now.backoff = at.before.backoff;
+	} else if (at.left) {
 		at.now.backoff = at.before.backoff * 2;
 		if (!at.now.backoff)
 			at.now.backoff = 1;
 		if (at.now.backoff > MAX_BACKOFF)
 			at.now.backoff = MAX_BACKOFF;
 		at.now.due = p->rounds + at.now.backoff;
-		round.pending++;
+		round.pending += !at.fresh;
 	}
 	at.now.merged = at.merged;
+	looked();
+	if (!at.fresh) {
+		round.sharing += at.merged;
+		passed(&at.now);
+	}
 	bpf_map_update_elem(&files, &file, &at.now, BPF_ANY);
 	at.file = 0;
 }
@@ -172,14 +300,44 @@ static __noinline bool visit(__u64 file, struct ksm_ext_progress *p)
 	return true;
 }
 
+/* From the file of the round to the one that was just read, or back. */
+static __noinline void turn(void)
+{
+	struct look now = at;
+
+	at = other;
+	other = now;
+}
+
+/* Return: whether there are no more files that were just read. */
+static __noinline bool visit_fresh(struct ksm_ext_progress *p)
+{
+	__u64 *file;
+
+	if (at.file && !visit(at.file, p))
+		return false;
+	bpf_for_each(ksm_ext_fresh, file) {
+		__u64 id = *file;
+
+		if (!visit(id, p) || budget <= 0)
+			return false;
+	}
+	return true;
+}
+
 static __noinline void round_end(struct ksm_ext_progress *p)
 {
+	bool at_once;
+
 	p->rounds++;
 	p->quiet = round.merged ? 0 : p->quiet + 1;
 	p->files = round.files;
 	p->pending = round.pending;
 	p->merged = round.merged;
+	at_once = round_ended(p);
 	__builtin_memset(&round, 0, sizeof(round));
+	if (!at_once)
+		round.ended_ns = bpf_ktime_get_ns();
 }
 
 /* A walk that was cut short looks as if it were complete: ask about no file. */
@@ -190,25 +348,33 @@ static __noinline bool slice_canceled(void)
 	return ksm_ext_file_stat(0, &st, sizeof(st)) == -ECANCELED;
 }
 
-/* One slice.  Return: milliseconds to wait for the next. */
-static __always_inline __s32 walk(void)
+/* Milliseconds to go until the next round may begin. */
+static __noinline __u32 round_wait(const struct ksm_ext_progress *p)
 {
-	struct ksm_ext_progress *p;
-	bool more = false;
-	__u32 zero = 0;
-	__u64 *file;
+	__u64 wait_ms = p->quiet ? tune.idle_ms : tune.pause_ms;
+	__u64 past_ms;
 
-	p = bpf_map_lookup_elem(&progress, &zero);
-	if (!p)
-		return -ENOENT;
+	if (!round.ended_ns)
+		return 0;
+	past_ms = (bpf_ktime_get_ns() - round.ended_ns) / 1000000;
+	return past_ms < wait_ms ? wait_ms - past_ms : 0;
+}
+
+/* Go on with the round.  Return: milliseconds to wait for the next slice. */
+static __always_inline __s32 visit_round(struct ksm_ext_progress *p)
+{
+	bool more = false;
+	__u64 *file;
+	__u32 wait;
 
 	if (!round.started) {
+		wait = round_wait(p);
+		if (wait)
+			return wait;
 		if (ksm_ext_discover() < 0)
-			return idle_ms;
+			return tune.idle_ms;
 		round.started = true;
 	}
-	canceled = false;
-	budget = slice_pages;
 	bpf_for_each(ksm_ext_file, file, round.after) {
 		__u64 id = *file;
 
@@ -219,9 +385,70 @@ static __always_inline __s32 walk(void)
 		round.after = id;
 	}
 	if (more || slice_canceled())
-		return pause_ms;
+		return tune.pause_ms;
 	round_end(p);
-	return p->quiet ? idle_ms : pause_ms;
+	return round_wait(p);
+}
+
+/* One slice.  Return: milliseconds to wait for the next. */
+static __always_inline __s32 walk(void)
+{
+	struct ksm_ext_progress *p;
+	bool more;
+	__u32 zero = 0;
+	__s32 wait;
+
+	p = bpf_map_lookup_elem(&progress, &zero);
+	if (!p)
+		return -ENOENT;
+
+	tunables_get();
+	canceled = false;
+	budget = tune.slice_pages;
+	turn();
+	more = !visit_fresh(p);
+	turn();
+	if (canceled)
+		return tune.pause_ms;
+
+	/* However much is read, the round gets on, too. */
+	if (budget < tune.slice_pages / 8)
+		budget = tune.slice_pages / 8;
+	wait = visit_round(p);
+	return more ? tune.pause_ms : wait;
+}
+
+SEC("?struct_ops.s/init")
+s32 BPF_PROG(walk_init)
+{
+	return tunables_begin();
+}
+
+SEC("?struct_ops.s/scan")
+s32 BPF_PROG(walk_scan, const struct ksm_ext_scan_ctx *slice)
+{
+	return walk();
+}
+
+/* What was unmerged looks as before, but is to be looked into again. */
+static __always_inline void forget_unmerged(const struct ksm_ext_event *event)
+{
+	__u64 file = event->file;
+
+	if (event->reason == KSM_EXT_BROKEN_unmerge)
+		bpf_map_delete_elem(&files, &file);
+}
+
+SEC("?struct_ops/broken")
+void BPF_PROG(walk_broken, const struct ksm_ext_event *event)
+{
+	forget_unmerged(event);
+}
+
+SEC("?struct_ops/domain")
+u64 BPF_PROG(walk_domain, const struct ksm_ext_file_stat *file)
+{
+	return domain_of(file);
 }
 
 #endif /* __KSM_EXT_WALK_BPF_H */
