@@ -52,6 +52,7 @@ skels := $(addsuffix .skel.h,$(filter-out $B/selftests/ksmx_%,$(test_bpf))) \
 tests := $(patsubst selftests/%.c,$B/selftests/%,$(wildcard selftests/*.c))
 benches := $(patsubst selftests/bench/%.c,$B/bench/%, \
 	$(wildcard selftests/bench/*.c))
+tutorial := $B/tutorial/twins.bpf.o
 helpers := $(patsubst selftests/%.c,$B/%,$(wildcard selftests/run/*.c))
 
 .PHONY: help
@@ -106,6 +107,11 @@ upstream:	## the kernel's own mm tests, with and without ksm_ext
 bench: all kernel-default kernel-off $(benches)
 bench:	## measure, and print tables (OUT=docs/benchmarks.md)
 	@selftests/bench/bench
+
+.PHONY: picture
+picture: all kernel-default
+picture:	## docs/page-cache.svg: page cache over time, from a run
+	@selftests/picture/picture docs/page-cache.svg
 
 .PHONY: series-check
 series-check:	## is each patch clean, does it build and boot? (STYLE=1)
@@ -191,7 +197,8 @@ kernel: kernel-$(CONFIG)	## build kernel and tools (CONFIG=)
 policies: $(policies)	## build bpf/ only
 ksmx: $(ksmx)	## build loader/ only
 man: $(man)	## build manual pages
-selftests: $(tests) $(helpers) $(ksmx_objects)	## build selftests/ only
+selftests: $(tests) $(helpers) $(ksmx_objects) $(tutorial)
+selftests:	## build selftests/ only
 
 .PHONY: clean
 clean:	## remove build/; downloads and kernels stay cached
@@ -206,6 +213,17 @@ $B/vmlinux.h: kernel-default
 	@:
 
 $B/%.bpf.o: bpf/%.bpf.c $B/vmlinux.h
+	@echo "  BPF      $@"
+	$Q$(CLANG) $(BPF_CFLAGS) -c $< -o $@
+
+# The program that the tutorial shows; it promises fewer than 40 lines.
+$B/tutorial/%.bpf.c: docs/tutorial.md
+	@mkdir -p $(@D)
+	$Qawk '/^```c$$/ { code = 1; next } /^```$$/ { code = 0 } \
+		code { print; lines += NF > 0 } \
+		END { exit lines < 10 || lines >= 40 }' $< >$@
+
+$B/tutorial/%.bpf.o: $B/tutorial/%.bpf.c $B/vmlinux.h
 	@echo "  BPF      $@"
 	$Q$(CLANG) $(BPF_CFLAGS) -c $< -o $@
 

@@ -27,19 +27,6 @@ enum {
 /* Where the policy quitter quits */
 enum { QUIT_IN_SCAN = 1, QUIT_IN_DOMAIN, QUIT_IN_MERGED, QUIT_IN_BROKEN };
 
-/* What has no event to wait for is looked at again and again, for 20 s. */
-#define WAIT_FOR(condition)						\
-	({								\
-		bool __true = false;					\
-									\
-		for (int __i = 0; __i < 2000 && !__true; __i++) {	\
-			if (__i)					\
-				usleep(10000);				\
-			__true = (condition);				\
-		}							\
-		__true;							\
-	})
-
 FIXTURE(policy) {
 	char dir[MAX_PATH];
 	struct file a, b;	/* twins */
