@@ -83,6 +83,18 @@ function aliases(nr)
 		      value("count.aliases_2.merged"))
 }
 
+# What a policy gains while files are written: see mix.c
+function mix(policy,	saved, cost)
+{
+	saved = value("mix." policy ".page_seconds")
+	cost = value("mix." policy ".scan") + value("mix." policy ".write") -
+		value("mix.none.write")
+	printf "| `%s` | %d | %d | %d | %d | %+d |\n", policy, saved,
+		value("mix." policy ".breaks"),
+		value("mix." policy ".scan") / 1e6, cost / 1e6,
+		saved - cost / value("mix.price")
+}
+
 END {
 	first = "Pages merged"
 	# One comparison of all bytes, as fast as memory and processor allow
@@ -134,6 +146,11 @@ END {
 	overhead("first store, mapped to read", "store_readonly")
 	overhead("pwrite(2), 1 byte", "pwrite_byte")
 	overhead("pwrite(2), 4 KiB", "pwrite_4k")
+
+	head("While files are written", \
+	     "policy,page-seconds,breaks,M insns of ksm_extd,M insns in all,net page-seconds")
+	mix("all")
+	mix("adaptive")
 
 	head("Metadata", "what,bytes")
 	printf "| alias (`struct ksm_ext_alias`) | %d |\n", value("size.alias")
