@@ -84,15 +84,29 @@ function aliases(nr)
 }
 
 # What a policy gains while files are written: see mix.c
-function mix(policy,	saved, cost)
+function mix(policy,	saved, paid)
 {
 	saved = value("mix." policy ".page_seconds")
-	cost = value("mix." policy ".scan") + value("mix." policy ".write") -
-		value("mix.none.write")
+	paid = value("mix." policy ".write") - value("mix.none.write")
+	paid += value("mix." policy ".scan")
 	printf "| `%s` | %d | %d | %d | %d | %+d |\n", policy, saved,
 		value("mix." policy ".breaks"),
-		value("mix." policy ".scan") / 1e6, cost / 1e6,
-		saved - cost / value("mix.price")
+		value("mix." policy ".scan") / 1e6, paid / 1e6,
+		saved - paid / value("mix.price")
+	gain[policy] = saved
+	loss[policy] = paid
+}
+
+# The price from which on the one that saves more is the better one
+function break_even(more, less)
+{
+	printf "\nA page-second counts %d instructions, as measured; ",
+		value("mix.price")
+	if (gain[more] > gain[less] && loss[more] > loss[less])
+		printf "`%s` has the\nbetter net below %d.\n", less,
+			(loss[more] - loss[less]) / (gain[more] - gain[less])
+	else
+		printf "which is better\ndoes not depend on it.\n"
 }
 
 END {
@@ -151,6 +165,7 @@ END {
 	     "policy,page-seconds,breaks,M insns of ksm_extd,M insns in all,net page-seconds")
 	mix("all")
 	mix("adaptive")
+	break_even("all", "adaptive")
 
 	head("Metadata", "what,bytes")
 	printf "| alias (`struct ksm_ext_alias`) | %d |\n", value("size.alias")
