@@ -227,6 +227,18 @@ $B/tutorial/%.bpf.o: $B/tutorial/%.bpf.c $B/vmlinux.h
 	@echo "  BPF      $@"
 	$Q$(CLANG) $(BPF_CFLAGS) -c $< -o $@
 
+$B/loader/%.bpf.o: loader/bpf/%.bpf.c $B/vmlinux.h
+	@echo "  BPF      $@"
+	@mkdir -p $(@D)
+	$Q$(CLANG) $(BPF_CFLAGS) -c $< -o $@
+
+$B/loader/%.skel.h: $B/loader/%.bpf.o
+	@echo "  SKEL     $@"
+	$Q$(BPFTOOL) gen skeleton $< name $* >$@
+
+$B/loader/look.o: CFLAGS += -I$B/loader
+$B/loader/look.o: $B/loader/look.skel.h
+
 $B/loader/%.o: loader/%.c $B/vmlinux.h
 	@echo "  CC       $@"
 	@mkdir -p $(@D)

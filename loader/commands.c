@@ -146,6 +146,31 @@ const struct command commands[] = {
 		.examples = "ksmx list",
 		.run = cmd_list,
 	}, {
+		.name = "explain",
+		.args = "PATH [OFFSET]",
+		.brief = "which pages of a file are shared, and why not",
+		.doc = "For each range of pages of the file, or for the page "
+		       "at OFFSET, in bytes: whether it is shared and with "
+		       "which files, or why it could not be merged just now.  "
+		       "\"no_equal\" means that nothing is in the way but "
+		       "that the policy has found no equal page, or has not "
+		       "looked yet.",
+		.examples =
+			"ksmx explain /usr/bin/git\n"
+			"ksmx explain /usr/bin/git 0x10000 --json",
+		.min_args = 1, .max_args = 2, .words = WORDS_PATH,
+		.run = cmd_explain,
+	}, {
+		.name = "dump",
+		.args = "",
+		.brief = "how the last policy ended, and all shared pages",
+		.doc = "First the record of the policy that ended last, with "
+		       "what it had to say itself; then each shared range of "
+		       "each file, with its root.  With --json, one object a "
+		       "line.",
+		.examples = "ksmx dump | sort | less",
+		.run = cmd_dump,
+	}, {
 		.name = "top",
 		.args = "[INTERVAL [COUNT]]",
 		.brief = "watch what is merged and broken",

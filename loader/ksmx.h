@@ -165,6 +165,8 @@ int cmd_top(int argc, char **argv);	/* top.c */
 int cmd_metrics(int argc, char **argv);	/* metrics.c */
 int cmd_estimate(int argc, char **argv);	/* estimate.c */
 int cmd_doctor(int argc, char **argv);	/* doctor.c */
+int cmd_explain(int argc, char **argv);	/* explain.c */
+int cmd_dump(int argc, char **argv);	/* dump.c */
 int cmd_help(int argc, char **argv);	/* main.c */
 
 #endif /* __KSMX_H */

@@ -13,11 +13,14 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "ksmx.h"
+#include "look.h"
+
+/* Files to show */
+#define MAX_FILES	10
 
 /* What one look sees. */
 struct sample {
-	cJSON *status;
+	cJSON *status;		/* with "top" where the kernel tells of files */
 	double time;		/* s */
 	double cpu;		/* s that ksm_extd has used */
 };
@@ -36,9 +39,31 @@ static double now(void)
 	return ts.tv_sec + ts.tv_nsec / 1e9;
 }
 
-static void look(struct sample *s)
+/* The files that share most. */
+static cJSON *read_files(void)
+{
+	struct look_count files[MAX_FILES];
+	char path[PATH_MAX + LOOK_PATH];
+	cJSON *list = cJSON_CreateArray();
+	int i, nr;
+
+	nr = look_for_files(files, MAX_FILES);
+	for (i = 0; i < nr; i++) {
+		cJSON *item = cJSON_CreateObject();
+
+		look_path(files[i].id, path, sizeof(path));
+		cJSON_AddStringToObject(item, "path", path);
+		cJSON_AddNumberToObject(item, "pages", files[i].pages);
+		cJSON_AddItemToArray(list, item);
+	}
+	return list;
+}
+
+static void look(struct sample *s, bool files)
 {
 	s->status = read_status();
+	if (files)
+		cJSON_AddItemToObject(s->status, "top", read_files());
 	s->time = now();
 	if (!ksm_extd_cpu_seconds(&s->cpu))
 		s->cpu = 0;
@@ -164,6 +189,20 @@ static int draw_folder(int y, const struct sample *a, const struct sample *b,
 	return y + 1;
 }
 
+static void draw_files(int y, const struct sample *s)
+{
+	const cJSON *list = cJSON_GetObjectItem(s->status, "top"), *item;
+
+	if (!list)
+		return;
+	attron(A_REVERSE);
+	put(y++, "%12s  %-26s %14s", "shared pages", "of", "");
+	attroff(A_REVERSE);
+	cJSON_ArrayForEach(item, list)
+		put(y++, "%12.0f  %s", get_number(item, "pages"),
+		    get_string(item, "path"));
+}
+
 static void draw(const struct sample *a, const struct sample *b,
 		 const struct rates *r)
 {
@@ -187,7 +226,8 @@ static void draw(const struct sample *a, const struct sample *b,
 	put(y++, "ksm_extd %.0f %% of a processor", r->cpu);
 	y++;
 	y = draw_folder(y, a, b, "merge");
-	draw_folder(y, a, b, "break");
+	y = draw_folder(y, a, b, "break");
+	draw_files(y, b);
 	mvaddnstr(LINES - 1, 0, "q quits", COLS);
 	refresh();
 }
@@ -198,6 +238,7 @@ struct watch {
 	struct sample before, after;
 	struct rates rates;
 	SCREEN *screen;		/* NULL for plain lines */
+	bool files;		/* the kernel tells which files share */
 	unsigned long line;
 };
 
@@ -288,13 +329,15 @@ static int watch(double interval, unsigned long count)
 		return fail(KSMX_FAILED, "cannot make a timer: %s",
 			    strerror(errno));
 	w.screen = open_screen();
-	look(&w.before);
+	/* Plain lines have no room for files. */
+	w.files = (w.screen || options.json) && !look_load();
+	look(&w.before, w.files);
 	while ((!count || w.line < count) && wait_for_tick(&w, timer)) {
 		if (w.after.status) {
 			cJSON_Delete(w.before.status);
 			w.before = w.after;
 		}
-		look(&w.after);
+		look(&w.after, w.files);
 		w.rates = compare(&w.before, &w.after);
 		show(&w);
 		w.line++;

@@ -271,6 +271,83 @@ test_unmerge()
 	cmp -s "$work/a" "$work/b" || wrong "the files differ"
 }
 
+# ---- who shares with whom ----
+
+# ranges FILE: as "first nr state reason other:page"
+ranges()
+{
+	ksmx explain "$1" --json | jq -r '.ranges[] | [.first, .nr, .state,
+		.reason // "", ((.with // [])[0] | if . == null then "" else
+		(.path | split("/") | last) + ":\(.page)" end)] | join(" ")'
+}
+
+test_explain()
+{
+	local name
+
+	head -c 81920 /dev/urandom >"$work/a"
+	copy "$work/a" "$work/b"
+	copy "$work/a" "$work/others"
+	chmod go+w "$work/others"
+	head -c 8192 /dev/urandom >"$work/alone"
+	head -c 40960 /dev/zero >"$work/zeros"
+	: >"$work/empty"
+	sync
+	ksmx load all --set idle_ms=10 >/dev/null
+	wait_for merged_is 29
+	# b changes three pages and a is cut out of memory behind: others know
+	dd if=/dev/urandom of="$work/b" bs=4096 seek=5 count=3 conv=notrunc \
+		status=none
+	same "a" "$(ranges "$work/a" | sed 's/ *$//')" \
+		$'0 5 shared  b:0\n5 3 own no_equal\n8 12 shared  b:8'
+	same "dirty pages" "$(ranges "$work/b" | sed -n '2s/ *$//p')" \
+		'5 3 own dirty'
+	sync "$work/b"
+	same "others" "$(ranges "$work/others" | sed 's/ *$//')" \
+		'0 20 own no_domain'
+	same "alone" "$(ranges "$work/alone" | sed 's/ *$//')" \
+		'0 2 own no_equal'
+	same "zeros" "$(ranges "$work/zeros" | cut -d' ' -f1-3)" \
+		'0 10 shared'
+	sync
+	dd if="$work/alone" iflag=nocache count=0 status=none
+	same "not in memory" "$(ranges "$work/alone" | sed 's/ *$//')" \
+		'0 2 not_cached not_cached'
+	expect 0 "shared by 2 pages.*" ksmx explain "$work/a" 0
+	expect 0 "$work/b, page 0" ksmx explain "$work/a" 0
+	expect 0 "5 - 5 .*no_equal" ksmx explain "$work/a" 0x5fff
+	expect 0 '^0 pages' ksmx explain "$work/empty"
+	expect 2 'behind the end' ksmx explain "$work/a" 81920
+	expect 2 "offset '-1'" ksmx explain "$work/a" -- -1
+	expect 2 "offset 'x'" ksmx explain "$work/a" x
+	expect 2 'No such file' ksmx explain /nowhere
+	expect 2 'no regular file' ksmx explain /
+	expect 2 'ineligible' ksmx explain /proc/version
+	expect 4 'be root' nobody ksmx explain /etc/passwd
+}
+
+test_dump()
+{
+	head -c 40960 /dev/urandom >"$work/a"
+	copy "$work/a" "$work/b"
+	sync
+	ksmx load "$objects/ksmx_policy.bpf.o" >/dev/null
+	ksmx set fail=-9 >/dev/null
+	wait_for state_is ejected
+	expect 0 '^exit: error: scan returned -9' ksmx dump
+	ksmx swap all --set idle_ms=10 >/dev/null
+	wait_for merged_is 10
+	same "roots" "$(ksmx dump --json | jq -r 'select(.root) | .root' |
+		sort | uniq -c | awk '{ print $1 }' | sort | uniq -c |
+		xargs)" '10 2'
+	same "files" "$(ksmx dump --json | jq -r 'select(.root) | .path' |
+		sort | uniq -c | xargs)" "10 $work/a 10 $work/b"
+	same "top files" "$(ksmx top 0.05 1 --json |
+		jq -c '.top | sort_by(.path) | map([.path, .pages])')" \
+		"[[\"$work/a\",10],[\"$work/b\",10]]"
+	expect 4 'be root' nobody ksmx dump
+}
+
 # ---- tunables ----
 
 tunable() { ksmx set --json | jq ".$1"; }
