@@ -292,6 +292,10 @@ static void print_range(const struct range *r)
 	const char *name, *text;
 
 	printf("%10llu - %-9llu ", r->first, r->first + r->nr - 1);
+	if (r->state == STATE_SHARED && r->nr_sharing == 1) {
+		printf("shared with nobody any more: the others were changed\n");
+		return;
+	}
 	if (r->state == STATE_SHARED) {
 		printf("shared by %u pages of files, with\n", r->nr_sharing);
 		print_others(r);

@@ -299,7 +299,7 @@ test_explain()
 	dd if=/dev/urandom of="$work/b" bs=4096 seek=5 count=3 conv=notrunc \
 		status=none
 	same "a" "$(ranges "$work/a" | sed 's/ *$//')" \
-		$'0 5 shared  b:0\n5 3 own no_equal\n8 12 shared  b:8'
+		$'0 5 shared  b:0\n5 3 shared\n8 12 shared  b:8'
 	same "dirty pages" "$(ranges "$work/b" | sed -n '2s/ *$//p')" \
 		'5 3 own dirty'
 	sync "$work/b"
@@ -315,7 +315,7 @@ test_explain()
 		'0 2 not_cached not_cached'
 	expect 0 "shared by 2 pages.*" ksmx explain "$work/a" 0
 	expect 0 "$work/b, page 0" ksmx explain "$work/a" 0
-	expect 0 "5 - 5 .*no_equal" ksmx explain "$work/a" 0x5fff
+	expect 0 "5 - 5 .*nobody any more" ksmx explain "$work/a" 0x5fff
 	expect 0 '^0 pages' ksmx explain "$work/empty"
 	expect 2 'behind the end' ksmx explain "$work/a" 81920
 	expect 2 "offset '-1'" ksmx explain "$work/a" -- -1
