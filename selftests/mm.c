@@ -209,6 +209,7 @@ static void pin_whole(struct __test_metadata *_metadata,
 	struct iovec from = { t->junk, 10 };
 	unsigned char *pinned, *map;
 
+	SKIP_IF_LARGE();
 	write_a(_metadata, t, 5 * PAGE, "plain", 5);
 	pinned = mmap(NULL, NPAGES * PAGE, prot, MAP_SHARED, fd, 0);
 	ASSERT_NE(MAP_FAILED, pinned);
@@ -375,6 +376,7 @@ TEST_F(pins, vmsplice_last_alias)
 	unsigned char *map, once[PAGE];
 	int pipes[2];
 
+	SKIP_IF_LARGE();
 	memcpy(once, t->b.want + HIT * PAGE, PAGE);
 	ASSERT_EQ(0, pipe(pipes));
 	map = file_map(_metadata, &t->b, PROT_READ, MAP_SHARED);
@@ -923,6 +925,7 @@ TEST_F(mm, exec)
 	size_t n;
 	pid_t pid[2];
 
+	SKIP_IF_LARGE();
 	for (int i = 0; i < 2; i++) {
 		file_copy(_metadata, &exe[i], t->dir, i ? "cat1" : "cat0",
 			  "/bin/cat");
@@ -1305,6 +1308,7 @@ TEST_F(mm, kpageflags)
 	unsigned long pfn;
 	__u64 flags, nr;
 
+	SKIP_IF_LARGE();
 	map[0] = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
 	map[1] = map_a(_metadata, t, PROT_READ, MAP_PRIVATE);
 	map[2] = file_map(_metadata, &t->b, PROT_READ, MAP_SHARED);
@@ -1364,6 +1368,7 @@ TEST_F(mm, idle_pages)
 	unsigned char *map[3];
 	unsigned long pfn;
 
+	SKIP_IF_LARGE();
 	for (int i = 0; i < 3; i++) {
 		map[i] = file_map(_metadata, files[i], PROT_READ, MAP_SHARED);
 		touch(map[i], SIZE);
@@ -1458,6 +1463,7 @@ TEST_F(mm, hwpoison)
 	int sock[4][2];
 	pid_t pid[4];
 
+	SKIP_IF_LARGE();
 	for (int i = 0; i < 4; i++) {
 		map[i] = file_map(_metadata, files[i], PROT_READ,
 				  i % 2 ? MAP_PRIVATE : MAP_SHARED);
@@ -1512,6 +1518,7 @@ TEST_F(mm, hwpoison_held)
 	int pipes[2];
 	pid_t pid;
 
+	SKIP_IF_LARGE();
 	ASSERT_EQ(0, pipe(pipes));
 	ASSERT_EQ(PAGE, splice(t->c.fd, &off, pipes[1], NULL, PAGE, 0));
 	map = map_a(_metadata, t, PROT_READ, MAP_SHARED);
@@ -1614,6 +1621,7 @@ TEST_F_TIMEOUT(mm, offline, 120)
 	long block;
 	int gup;
 
+	SKIP_IF_LARGE();
 	block = movable_block(_metadata);
 	if (block < 0)
 		SKIP(return, "this machine can not do without any memory");

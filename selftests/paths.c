@@ -492,6 +492,7 @@ TEST_F(overlay, upper)
 	unsigned char *map;
 	int fd;
 
+	SKIP_IF_LARGE();
 	file_open(_metadata, f, self->mnt, "a", O_RDWR, &t->a);
 	file_open(_metadata, &real, self->upper, "a", O_RDWR, &t->a);
 	ASSERT_EQ(0, fsync(real.fd));
@@ -723,6 +724,7 @@ FIXTURE_SETUP(loop)
 {
 	const size_t size = IMAGE_PAGES * PAGE;
 
+	SKIP_IF_LARGE();
 	test_begin(_metadata, self->dir);
 	self->junk = page_buffer(_metadata, NPAGES * PAGE);
 	fill(self->junk, NPAGES * PAGE, 99);
@@ -1030,6 +1032,7 @@ TEST_F_TIMEOUT(mounted, freeze, 120)
 	pid_t pid[2];
 	int fd, ret = 0;
 
+	SKIP_IF_LARGE();
 	mount_two(_metadata, self, mkfs_like(self->dir), "");
 	for (int i = 0; i < 2; i++)
 		file_create(_metadata, &f[i], self->mnt, i ? "g" : "f", PAGE,
@@ -1103,6 +1106,7 @@ TEST_F_TIMEOUT(mounted, remount, 120)
 	struct file *d = &self->d, *e = &self->e;
 	unsigned char *map;
 
+	SKIP_IF_LARGE();
 	mount_two(_metadata, self, mkfs_like(self->dir), "");
 	ASSERT_EQ(PAGE, pwrite(d->fd, d->want, PAGE, 0));
 	ASSERT_EQ(0, fsync(d->fd));
