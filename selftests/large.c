@@ -316,6 +316,23 @@ TEST_F(large, holes)
 	munmap(map, NPAGES * PAGE);
 }
 
+/* Who would split a folio for the sake of one file leaves it to all. */
+TEST_F(large, split)
+{
+	unsigned char *map;
+
+	merge_all(&self->a, &self->b);
+	map = file_map(_metadata, &self->b, PROT_READ, MAP_SHARED);
+	touch(map, NPAGES * PAGE);
+	ASSERT_EQ(0, madvise(map + 3 * PAGE, PAGE, MADV_PAGEOUT));
+	ASSERT_EQ(0, madvise(map + 5 * PAGE, 2 * PAGE, MADV_COLD));
+	check_totals(2 * NPAGES);
+	check_shared(0, NPAGES);
+	EXPECT_LARGE(&self->b, 3, true);
+	check_map(&self->b, map);
+	file_unmap(&self->b, map);
+}
+
 /* Mapped by parts and as a whole, moved to another node, and reclaimed */
 TEST_F(large, move)
 {
