@@ -4,6 +4,7 @@
  * policy back that does too much.
  */
 #include <dirent.h>
+#include <linux/membarrier.h>
 #include <sched.h>
 #include <time.h>
 
@@ -447,22 +448,39 @@ TEST_F(events, fresh)
 	file_close(&c);
 }
 
-/* Files that go before anybody looked at them */
+/*
+ * Files that go before anybody looked at them: their memory becomes that of
+ * files that nobody reads, which must not be handed out for it.
+ */
 TEST_F(events, fresh_gone)
 {
-	struct file c;
+	enum { NR_GONE = 50 };
+	struct file c, unread[NR_GONE];
 
 	attach(_metadata, self, self->skel->maps.fresh);
-	for (int i = 0; i < 50; i++) {
+	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "run", "0"));
+	for (int i = 0; i < NR_GONE; i++) {
 		file_create(_metadata, &c, self->dir, "c", SIZE, 2);
 		drop_file(_metadata, &c);
 		read_to_cache(_metadata, &c);
 		ASSERT_EQ(0, unlink(c.path));
 		file_close(&c);
 	}
+	ASSERT_EQ(0, syscall(__NR_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0));
+	for (int i = 0; i < NR_GONE; i++) {
+		char name[16];
+
+		snprintf(name, sizeof(name), "unread%d", i);
+		file_create(_metadata, &unread[i], self->dir, name, SIZE, 2);
+	}
 	drop_file(_metadata, &self->b);
 	read_to_cache(_metadata, &self->b);
+	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "run", "1"));
 	EXPECT_TRUE(WAIT_FOR(times_handed(_metadata, self, &self->b)));
+	for (int i = 0; i < NR_GONE; i++) {
+		EXPECT_EQ(0, times_handed(_metadata, self, &unread[i]));
+		file_close(&unread[i]);
+	}
 }
 
 /* Who did not ask is not woken. */
