@@ -119,14 +119,18 @@ const struct command commands[] = {
 	}, {
 		.name = "set",
 		.args = "[NAME=NUMBER...]",
-		.brief = "change tunables of the loaded policy, or show them",
+		.brief = "change tunables of the policy or the kernel, or show them",
 		.doc = "Tunables are the members of the policy's map "
-		       "\"tunables\".  Either all that are named change, at "
-		       "once, or none.  Others can only be set when a policy "
-		       "is loaded: see swap.",
+		       "\"tunables\"; those of the kernel, whose names begin "
+		       "with \"kernel.\", are files in "
+		       "/sys/kernel/mm/ksm_ext and stay when the policy goes.  "
+		       "Either all that are named change, or none; those of "
+		       "the policy at once.  Others can only be set when a "
+		       "policy is loaded: see swap.",
 		.examples =
 			"ksmx set\n"
-			"ksmx set idle_ms=5000 pause_ms=10",
+			"ksmx set idle_ms=5000 pause_ms=10\n"
+			"ksmx set kernel.max_cpu_percent=20",
 		.max_args = ANY_NUMBER, .words = WORDS_TUNABLE,
 		.run = cmd_set,
 	}, {

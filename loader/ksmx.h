@@ -145,6 +145,7 @@ int set_number(const struct btf_type *type, void *data, const char *name,
 	       const char *text);
 double get_value(const struct btf_type *type, const void *data);
 cJSON *read_tunables(void);
+void add_knobs(cJSON *object);
 
 /* load.c: who is in charge */
 const char *pinned_dir(void);

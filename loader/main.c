@@ -354,7 +354,8 @@ static void offer_words(enum words words, const char *begin)
 			offer(get_string(item, "name"), begin, "");
 		break;
 	case WORDS_TUNABLE:
-		list = read_tunables();
+		list = read_tunables() ?: cJSON_CreateObject();
+		add_knobs(list);
 		cJSON_ArrayForEach(item, list)
 			offer(item->string, begin, "=");
 		break;

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <glob.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -101,6 +102,95 @@ double get_value(const struct btf_type *type, const void *data)
 	if (btf_int_encoding(type) & BTF_INT_SIGNED)
 		return (long long)(value << shift) >> shift;
 	return value;
+}
+
+/* What can be set in the kernel: as kernel.NAME, files in sysfs. */
+#define KNOB_PREFIX "kernel."
+
+static const struct knob {
+	const char *name;
+	unsigned int min;
+	unsigned int max;
+} knobs[] = {
+	{ "run", 0, 2 },
+	{ "max_page_sharing", 2, UINT_MAX },
+	{ "max_cpu_percent", 1, 100 },
+	{ "thrash_pages", 0, UINT_MAX },
+	{ "strict", 0, 1 },
+};
+
+/* A knob to be set, and how to get back. */
+struct knob_setting {
+	const struct knob *knob;
+	char before[16];
+	char value[16];
+};
+
+/* Adds all that this kernel has, by name. */
+void add_knobs(cJSON *object)
+{
+	char name[64], value[16];
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(knobs); i++) {
+		if (!sysfs_read(knobs[i].name, value, sizeof(value)))
+			continue;
+		snprintf(name, sizeof(name), KNOB_PREFIX "%s", knobs[i].name);
+		cJSON_AddNumberToObject(object, name, atof(value));
+	}
+}
+
+static bool is_knob(const char *setting)
+{
+	return !strncmp(setting, KNOB_PREFIX, strlen(KNOB_PREFIX));
+}
+
+/* Checks "kernel.NAME=NUMBER"; sets nothing. */
+static int knob_parse(struct knob_setting *set, const char *setting)
+{
+	const struct knob *knob = NULL;
+	unsigned long long number;
+	const char *value;
+	char name[128];
+	char *end;
+	size_t i;
+	int ret;
+
+	ret = parse_setting(setting, name, sizeof(name), &value);
+	if (ret)
+		return ret;
+	for (i = 0; i < ARRAY_SIZE(knobs) && !knob; i++) {
+		if (!strcmp(name + strlen(KNOB_PREFIX), knobs[i].name))
+			knob = &knobs[i];
+	}
+	if (!knob || !sysfs_read(knob->name, set->before, sizeof(set->before)))
+		return fail(KSMX_USAGE,
+			    "the kernel has no '%s': ksmx set shows all", name);
+	errno = 0;
+	number = strtoull(value, &end, 0);
+	if (errno || *end || end == value || strchr(value, '-') ||
+	    number < knob->min || number > knob->max)
+		return fail(KSMX_USAGE, "%s: '%s' is not a number from %u to %u",
+			    name, value, knob->min, knob->max);
+	set->knob = knob;
+	snprintf(set->value, sizeof(set->value), "%llu", number);
+	return KSMX_OK;
+}
+
+/* Sets all, or none. */
+static int knobs_write(const struct knob_setting *sets, int nr)
+{
+	int i, err = 0;
+
+	for (i = 0; i < nr && !err; i++)
+		err = sysfs_write(sets[i].knob->name, sets[i].value);
+	if (!err)
+		return KSMX_OK;
+	fail(KSMX_FAILED, "cannot set " KNOB_PREFIX "%s to %s: %s",
+	     sets[i - 1].knob->name, sets[i - 1].value, strerror(-err));
+	for (i -= 2; i >= 0; i--)
+		sysfs_write(sets[i].knob->name, sets[i].before);
+	return KSMX_FAILED;
 }
 
 /* The tunables of the loaded policy. */
@@ -258,38 +348,70 @@ static int show_tunables(void)
 	cJSON *list = read_tunables() ?: cJSON_CreateObject();
 	const cJSON *item;
 
+	add_knobs(list);
 	if (options.json)
 		return print_json(list);
 	cJSON_ArrayForEach(item, list)
-		printf("%-20s %.0f\n", item->string, item->valuedouble);
+		printf("%-24s %.0f\n", item->string, item->valuedouble);
 	cJSON_Delete(list);
+	return KSMX_OK;
+}
+
+/* Opens the tunables, unless all settings are for the kernel. */
+static int open_for(struct tunables *t, int nr_tunables, int nr_knobs)
+{
+	int err;
+
+	t->map = -1;
+	if (!nr_tunables && nr_knobs)
+		return KSMX_OK;
+	if (!pinned_dir() && errno == ENOENT)
+		return fail(KSMX_WRONG_STATE,
+			    "nothing is loaded: ksmx load POLICY --set NAME=NUMBER");
+	err = tunables_open(t);
+	if (err && err != -ENOENT)
+		return fail(KSMX_FAILED, "cannot read the tunables: %s",
+			    strerror(-err));
+	if (err)
+		t->map = -1;	/* no tunables, which set_tunable() tells */
 	return KSMX_OK;
 }
 
 int cmd_set(int argc, char **argv)
 {
+	struct knob_setting *sets = calloc(argc + 1, sizeof(*sets));
+	int i, ret, nr_knobs = 0;
 	struct tunables t;
 	__u32 zero = 0;
-	int i, ret;
 
+	if (!sets)
+		return fail(KSMX_FAILED, "no memory");
 	ret = check_pins();
+	for (i = 0; i < argc && !ret; i++) {
+		if (is_knob(argv[i]))
+			ret = knob_parse(&sets[nr_knobs++], argv[i]);
+	}
+	ret = ret ?: open_for(&t, argc - nr_knobs, nr_knobs);
 	if (ret)
-		return ret;
-	if (!pinned_dir() && errno == ENOENT)
-		return fail(KSMX_WRONG_STATE,
-			    "nothing is loaded: ksmx load POLICY --set NAME=NUMBER");
-	ret = tunables_open(&t);
-	if (ret && ret != -ENOENT)
-		return fail(KSMX_FAILED, "cannot read the tunables: %s",
-			    strerror(-ret));
-	if (ret)
-		t.map = -1;	/* no tunables, which set_tunable() tells */
-	for (i = 0, ret = KSMX_OK; i < argc && !ret; i++)
-		ret = set_tunable(&t, argv[i]);
-	if (!ret && argc && bpf_map_update_elem(t.map, &zero, t.data, BPF_ANY))
+		goto free_sets;
+
+	for (i = 0; i < argc && !ret; i++) {
+		if (!is_knob(argv[i]))
+			ret = set_tunable(&t, argv[i]);
+	}
+	ret = ret ?: knobs_write(sets, nr_knobs);
+	if (!ret && argc > nr_knobs &&
+	    bpf_map_update_elem(t.map, &zero, t.data, BPF_ANY)) {
 		ret = fail(KSMX_FAILED, "cannot change the tunables: %s",
 			   strerror(errno));
+		while (nr_knobs--)
+			sysfs_write(sets[nr_knobs].knob->name,
+				    sets[nr_knobs].before);
+	}
 	if (t.map >= 0)
 		tunables_close(&t);
-	return ret ?: show_tunables();
+	ret = ret ?: show_tunables();
+free_sets:
+	free(sets);
+	return ret;
 }

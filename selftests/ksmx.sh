@@ -351,6 +351,12 @@ test_dump()
 # ---- tunables ----
 
 tunable() { ksmx set --json | jq ".$1"; }
+# Those of the policy only
+tunables()
+{
+	ksmx set --json |
+		jq -c 'with_entries(select(.key | startswith("kernel.") | not))'
+}
 
 test_tunables()
 {
@@ -370,7 +376,7 @@ test_tunables()
 	expect 0 '"fixed": 16' bpftool map dump pinned $pins/maps/ksmx_pol_rodata
 	expect 0 'max_entries 20' bpftool map show pinned $pins/maps/table
 
-	same tunables "$(ksmx set --json | jq -c .)" \
+	same tunables "$(tunables)" \
 		'{"fail":0,"tiny":0,"yes":0,"large":0}'
 	expect 0 '^large  *1099511627776$' ksmx set large=1099511627776 tiny=255
 	same tiny "$(tunable tiny)" 255
@@ -390,10 +396,50 @@ test_tunables()
 	# Another policy's tunables are others.
 	expect 0 '' ksmx swap "$objects/ksmx_unused.bpf.o"
 	expect 2 "no tunable 'tiny'" ksmx set tiny=1
-	same tunables "$(ksmx set --json | jq -c .)" '{}'
-	same "completion of set" "$(ksmx --complete set '')" ''
+	same tunables "$(tunables)" '{}'
+	same "completion of set" "$(ksmx --complete set fa)" ''
 	ksmx swap "$object" >/dev/null
 	same "completion of set" "$(ksmx --complete set t)" 'tiny='
+}
+
+# Of the kernel: with a policy and without
+test_knobs()
+{
+	local setting
+
+	knob() { cat $sysfs/"$1"; }
+	expect 0 '^kernel.max_cpu_percent  *20$' ksmx set \
+		kernel.max_cpu_percent=20 kernel.thrash_pages=0x10
+	same max_cpu_percent "$(knob max_cpu_percent)" 20
+	same thrash_pages "$(knob thrash_pages)" 16
+	same "completion of set" "$(ksmx --complete set kernel.max_c)" \
+		kernel.max_cpu_percent=
+
+	# All or none
+	ksmx load "$objects/ksmx_policy.bpf.o" >/dev/null
+	for setting in kernel.run=3 kernel.run=-1 kernel.run= kernel.run=x \
+		       kernel.max_cpu_percent=0 kernel.max_cpu_percent=101 \
+		       kernel.max_page_sharing=1 kernel.thrash_pages=4294967296 \
+		       kernel.nosuch=1 kernel.=1 kernel.run tiny=256; do
+		expect 2 '' ksmx set kernel.thrash_pages=5 tiny=7 "$setting"
+		same "thrash_pages after $setting" "$(knob thrash_pages)" 16
+		same "tiny after $setting" "$(tunable tiny)" 0
+	done
+	expect 2 "'101' is not a number from 1 to 100" \
+		ksmx set kernel.max_cpu_percent=101
+	expect 2 "the kernel has no 'kernel.nosuch'" ksmx set kernel.nosuch=1
+	expect 0 '' ksmx set kernel.thrash_pages=1024 tiny=7 \
+		kernel.max_cpu_percent=90
+	same thrash_pages "$(knob thrash_pages)" 1024
+	same max_cpu_percent "$(knob max_cpu_percent)" 90
+	same tiny "$(tunable tiny)" 7
+	expect 0 '' ksmx set kernel.run=0
+	state_is idle || wrong "not idle"
+	expect 0 '' ksmx set kernel.run=1
+	state_is active || wrong "not active"
+	ksmx unload >/dev/null
+	expect 6 'nothing is loaded' ksmx set kernel.thrash_pages=5 tiny=7
+	same thrash_pages "$(knob thrash_pages)" 1024
 }
 
 # ---- ejection, service ----
