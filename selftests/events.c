@@ -16,22 +16,12 @@
 #define SIZE	((NPAGES - 1) * PAGE + 1000)
 #define HIT	2
 
+/* Notes of breaks that there is room for, in the kernel */
+#define NBREAKS	2048
+
 /* enum ksm_ext_page_state, enum ksm_ext_refusal of the kernel */
 enum { PAGE_NONE, PAGE_OWN, PAGE_SHARED };
 enum { MERGED, GONE, NOT_CACHED };
-
-/* What has no event to wait for is looked at again and again, for 20 s. */
-#define WAIT_FOR(condition)						\
-	({								\
-		bool __true = false;					\
-									\
-		for (int __i = 0; __i < 2000 && !__true; __i++) {	\
-			if (__i)					\
-				usleep(10000);				\
-			__true = (condition);				\
-		}							\
-		__true;							\
-	})
 
 FIXTURE(events) {
 	char dir[MAX_PATH];
@@ -504,31 +494,36 @@ TEST_F(events, deaf)
 
 /* ---- what holds a policy back ---- */
 
+static pid_t ksm_extd_pid(struct __test_metadata *_metadata)
+{
+	char path[64 + NAME_MAX], comm[32];
+	struct dirent *entry;
+	DIR *proc = opendir("/proc");
+	pid_t pid = 0;
+
+	ASSERT_NE(NULL, proc);
+	while (!pid && (entry = readdir(proc))) {
+		snprintf(path, sizeof(path), "/proc/%s/comm", entry->d_name);
+		if (!read_text(path, comm, sizeof(comm)) &&
+		    !strncmp(comm, "ksm_extd", 8))
+			pid = atoi(entry->d_name);
+	}
+	closedir(proc);
+	ASSERT_LT(0, pid);
+	return pid;
+}
+
 /* Time on a processor, in ns, that ksm_extd has had. */
 static long ksm_extd_runtime(struct __test_metadata *_metadata)
 {
-	char path[64 + NAME_MAX], text[512];
 	unsigned long user, system;
-	struct dirent *entry;
-	DIR *proc = opendir("/proc");
-	long ns = -1;
+	char path[64], text[512];
 
-	ASSERT_NE(NULL, proc);
-	while (ns < 0 && (entry = readdir(proc))) {
-		snprintf(path, sizeof(path), "/proc/%s/comm", entry->d_name);
-		if (read_text(path, text, sizeof(text)) ||
-		    strncmp(text, "ksm_extd", 8))
-			continue;
-		snprintf(path, sizeof(path), "/proc/%s/stat", entry->d_name);
-		ASSERT_EQ(0, read_text(path, text, sizeof(text)));
-		ASSERT_EQ(2, sscanf(strrchr(text, ')'), ") %*c %*d %*d %*d %*d "
-				    "%*d %*u %*u %*u %*u %*u %lu %lu", &user,
-				    &system));
-		ns = (user + system) * (1000000000 / sysconf(_SC_CLK_TCK));
-	}
-	closedir(proc);
-	ASSERT_LE(0, ns);
-	return ns;
+	snprintf(path, sizeof(path), "/proc/%d/stat", ksm_extd_pid(_metadata));
+	ASSERT_EQ(0, read_text(path, text, sizeof(text)));
+	ASSERT_EQ(2, sscanf(strrchr(text, ')'), ") %*c %*d %*d %*d %*d "
+			    "%*d %*u %*u %*u %*u %*u %lu %lu", &user, &system));
+	return (user + system) * (1000000000 / sysconf(_SC_CLK_TCK));
 }
 
 static long now_ns(void)
@@ -610,6 +605,42 @@ TEST_F_TIMEOUT(events, thrash, 60)
 	EXPECT_TRUE(WAIT_FOR(counter(_metadata, "aliases") == 2 * NPAGES));
 	EXPECT_EQ(refused, counter(_metadata, "merge/refused_thrash"));
 	check_file(&self->b);
+}
+
+/* While nobody listens there is room for so many notes, and for no more. */
+TEST_F_TIMEOUT(events, overflow, 120)
+{
+	const size_t nr = NBREAKS + 30, size = 2 * nr * PAGE;
+	long lost = counter(_metadata, "events_lost");
+	struct file c, d;
+
+	file_create(_metadata, &c, self->dir, "c", size, 3);
+	file_create(_metadata, &d, self->dir, "d", size, 3);
+	set_listed(_metadata, self->skel, &c, 1);
+	set_listed(_metadata, self->skel, &d, 1);
+	attach(_metadata, self, self->skel->maps.listening);
+	ASSERT_EQ(2 * nr, merge_pages(_metadata, &c, 0, &d, 0, 2 * nr));
+
+	/* It could be told of all of them, were it to run. */
+	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "run", "0"));
+	for (size_t i = 0; i < nr; i++) {
+		ASSERT_EQ(1, pwrite(d.fd, "x", 1, 2 * i * PAGE));
+		model_write(_metadata, &d, 2 * i * PAGE, "x", 1);
+	}
+	EXPECT_EQ(lost + nr - NBREAKS, counter(_metadata, "events_lost"));
+	EXPECT_EQ(0, self->skel->bss->broken_pages);
+	check_totals(2 * 2 * nr - nr);
+
+	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "run", "1"));
+	EXPECT_TRUE(WAIT_FOR(self->skel->bss->broken_pages >= NBREAKS));
+	ASSERT_EQ(1, pwrite(d.fd, "x", 1, PAGE));
+	model_write(_metadata, &d, PAGE, "x", 1);
+	EXPECT_TRUE(WAIT_FOR(self->skel->bss->broken_pages == NBREAKS + 1));
+	EXPECT_EQ(lost + nr - NBREAKS, counter(_metadata, "events_lost"));
+	check_file(&c);
+	check_file(&d);
+	file_close(&c);
+	file_close(&d);
 }
 
 /* ---- what is refused ---- */

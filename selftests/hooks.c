@@ -800,6 +800,23 @@ TEST_F(reasons, unshare)
 	close(fd);
 }
 
+/* The root goes, and with it all who share it. */
+TEST_F(reasons, reclaim)
+{
+	unsigned char *map = file_map(_metadata, &self->b, PROT_READ,
+				      MAP_SHARED);
+
+	/* Whoever holds a page for a moment keeps it from being reclaimed. */
+	for (int i = 0; i < MAX_TRIES && resident(_metadata, &self->b); i++) {
+		drain_lru();
+		touch(map, SIZE);
+		ASSERT_EQ(0, madvise(map, SIZE, MADV_PAGEOUT));
+	}
+	EXPECT_EQ(0, resident(_metadata, &self->b));
+	expect_reason(_metadata, self, "reclaim", 2 * NPAGES);
+	file_unmap(&self->b, map);
+}
+
 TEST_F(reasons, unmerge)
 {
 	struct manual_args args = { .dst_index = HIT, .nr = 3 };

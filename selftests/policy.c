@@ -9,7 +9,9 @@
 #include <stdatomic.h>
 
 #include "ksm_ext_test.h"
+#include "bpf/trace.h"
 #include "policies.skel.h"
+#include "trace.skel.h"
 
 #define NPAGES	8
 #define SIZE	((NPAGES - 1) * PAGE + 1000)
@@ -34,8 +36,8 @@ FIXTURE(policy) {
 	struct bpf_link *link;
 };
 
-static void add_domain(struct __test_metadata *_metadata,
-		       struct policies *skel, const struct file *f,
+static void put_domain(struct __test_metadata *_metadata,
+		       struct bpf_map *domains, const struct file *f,
 		       __u64 domain)
 {
 	struct stat st;
@@ -43,9 +45,15 @@ static void add_domain(struct __test_metadata *_metadata,
 
 	ASSERT_EQ(0, fstat(f->fd, &st));
 	ino = st.st_ino;
-	ASSERT_EQ(0, bpf_map__update_elem(skel->maps.domains, &ino,
-					  sizeof(ino), &domain, sizeof(domain),
-					  BPF_ANY));
+	ASSERT_EQ(0, bpf_map__update_elem(domains, &ino, sizeof(ino), &domain,
+					  sizeof(domain), BPF_ANY));
+}
+
+static void add_domain(struct __test_metadata *_metadata,
+		       struct policies *skel, const struct file *f,
+		       __u64 domain)
+{
+	put_domain(_metadata, skel->maps.domains, f, domain);
 }
 
 FIXTURE_SETUP(policy)
@@ -496,6 +504,13 @@ TEST_F(policy, scan_loops)
 		EXIT_STALL, 0);
 }
 
+/* Waiting is no excuse. */
+TEST_F(policy, scan_sleeps)
+{
+	ejected(_metadata, self, self->skel->maps.sleeping,
+		"stall: scan took more than 20 ms", EXIT_STALL, 0);
+}
+
 /* The red button on the keyboard */
 TEST_F(policy, sysrq)
 {
@@ -751,6 +766,86 @@ TEST_F(policy, domains)
 	check_totals(0);
 	add_domain(_metadata, self->skel, &self->b, 1);
 	wait_until_merged(_metadata, self);
+}
+
+/* ---- tracepoints ---- */
+
+/* What they told, by kind */
+static struct {
+	unsigned int pages, times;
+	struct traced last;
+} traced[TRACE_EJECT + 1];
+
+static int note_traced(void *ctx, void *data, size_t size)
+{
+	const struct traced *event = data;
+
+	traced[event->kind].pages += event->nr;
+	traced[event->kind].times++;
+	traced[event->kind].last = *event;
+	return 0;
+}
+
+static void expect_traced(struct __test_metadata *_metadata,
+			  struct ring_buffer *ring, enum trace_kind kind,
+			  __u64 file, __u64 index, const char *text)
+{
+	const struct traced *last = &traced[kind].last;
+
+	while (!traced[kind].times) {
+		ASSERT_LT(0, ring_buffer__poll(ring, 20000)) {
+			TH_LOG("tracepoint %d tells nothing", kind);
+		}
+	}
+	EXPECT_EQ(file, last->file);
+	EXPECT_EQ(index, last->index);
+	EXPECT_EQ(0, strcmp(text, last->text)) {
+		TH_LOG("\"%s\", not \"%s\"", last->text, text);
+	}
+}
+
+TEST_F(policy, tracepoints)
+{
+	struct trace *trace = trace__open_and_load();
+	struct ring_buffer *ring;
+	struct stat st;
+	__u64 b;
+
+	ASSERT_NE(NULL, trace) TH_LOG("%s", strerror(errno));
+	ASSERT_EQ(0, trace__attach(trace));
+	ring = ring_buffer__new(bpf_map__fd(trace->maps.events), note_traced,
+				NULL, NULL);
+	ASSERT_NE(NULL, ring);
+	put_domain(_metadata, self->skel->maps.other_domains, &self->a, 1);
+	put_domain(_metadata, self->skel->maps.other_domains, &self->b, 1);
+	attach(_metadata, self, self->skel->maps.other);
+	b = file_id(_metadata, &self->b);
+	ASSERT_EQ(NPAGES, merge_pages(_metadata, &self->a, 0, &self->b, 0,
+				      NPAGES));
+	expect_traced(_metadata, ring, TRACE_MERGE, b,
+		      traced[TRACE_MERGE].last.index, "");
+	ring_buffer__consume(ring);
+	EXPECT_EQ(NPAGES, traced[TRACE_MERGE].pages);
+
+	/* Pages may have been refused for a while; not for this reason. */
+	traced[TRACE_REFUSE].times = 0;
+	EXPECT_EQ(-EILSEQ, try_merge(_metadata, &self->a, 0, &self->b, HIT, 1));
+	expect_traced(_metadata, ring, TRACE_REFUSE, b, HIT, "refused_differ");
+
+	ASSERT_EQ(0, fstat(self->a.fd, &st));
+	write_and_check(_metadata, self);
+	expect_traced(_metadata, ring, TRACE_BREAK, st.st_ino, HIT, "write");
+	EXPECT_EQ(1, traced[TRACE_BREAK].pages);
+
+	EXPECT_EQ(0, traced[TRACE_EJECT].times);
+	ASSERT_EQ(0, bpf_link__update_map(self->link,
+					  self->skel->maps.failing));
+	expect_traced(_metadata, ring, TRACE_EJECT, 0, 0, "failing");
+	wait_for_hangup(self->link);
+	EXPECT_EQ(1, traced[TRACE_EJECT].times);
+	EXPECT_EQ(0, trace->bss->lost);
+	ring_buffer__free(ring);
+	trace__destroy(trace);
 }
 
 /* What tells of other people's files is for root; the rest for all. */

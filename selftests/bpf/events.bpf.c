@@ -29,6 +29,9 @@ struct {
 __u64 merged_events;
 struct ksm_ext_event merged_last;
 
+/* Pages that broken() was told of. */
+__u64 broken_pages;
+
 /* What ask() found out. */
 struct ksm_ext_file_stat stat;
 struct ksm_ext_page_info info;
@@ -130,6 +133,18 @@ s32 BPF_PROG(greedy_scan, const struct ksm_ext_scan_ctx *slice)
 	return 0;
 }
 
+SEC("struct_ops.s/scan")
+s32 BPF_PROG(listening_scan, const struct ksm_ext_scan_ctx *slice)
+{
+	return 10;
+}
+
+SEC("struct_ops/broken")
+void BPF_PROG(note_broken, const struct ksm_ext_event *event)
+{
+	broken_pages += event->nr;
+}
+
 SEC("?struct_ops.s/merged")
 void BPF_PROG(sleepable_merged, const struct ksm_ext_event *event)
 {
@@ -152,6 +167,14 @@ struct ksm_ext_ops merging = {
 	.domain = (void *)listed_domain,
 	.merged = (void *)note_merged,
 	.name = "merging",
+};
+
+SEC(".struct_ops.link")
+struct ksm_ext_ops listening = {
+	.scan = (void *)listening_scan,
+	.broken = (void *)note_broken,
+	.domain = (void *)listed_domain,
+	.name = "listening",
 };
 
 SEC(".struct_ops.link")

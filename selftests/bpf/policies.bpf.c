@@ -16,6 +16,14 @@ struct {
 	__type(value, __u64);
 } domains SEC(".maps");
 
+/* The same of a policy to which these numbers mean something else. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 64);
+	__type(key, __u64);
+	__type(value, __u64);
+} other_domains SEC(".maps");
+
 /* What exit() was told, and how often it was called. */
 __u32 exits;
 __u32 exit_kind;
@@ -111,6 +119,26 @@ s32 BPF_PROG(stalling_scan, const struct ksm_ext_scan_ctx *slice)
 			break;
 	}
 	return 0;
+}
+
+/* Sleeps on locks of others, again and again, whatever it is told. */
+SEC("struct_ops.s/scan")
+s32 BPF_PROG(sleeping_scan, const struct ksm_ext_scan_ctx *slice)
+{
+	int i;
+
+	bpf_for(i, 0, 1 << 17)
+		ksm_ext_discover();
+	return 0;
+}
+
+SEC("struct_ops/domain")
+u64 BPF_PROG(other_domain, const struct ksm_ext_file_stat *file)
+{
+	u64 ino = file->ino;
+	u64 *domain = bpf_map_lookup_elem(&other_domains, &ino);
+
+	return domain ? *domain : 0;
 }
 
 SEC("struct_ops/domain")
@@ -226,6 +254,12 @@ struct ksm_ext_ops churn_b = {
 };
 
 SEC(".struct_ops.link")
+struct ksm_ext_ops other = {
+	.domain = (void *)other_domain,
+	.name = "other",
+};
+
+SEC(".struct_ops.link")
 struct ksm_ext_ops liar = {
 	.scan = (void *)liar_scan,
 	.domain = (void *)listed_domain,
@@ -264,6 +298,15 @@ struct ksm_ext_ops looping = {
 	.exit = (void *)note_exit,
 	.timeout_ms = 10,
 	.name = "looping",
+};
+
+SEC(".struct_ops.link")
+struct ksm_ext_ops sleeping = {
+	.scan = (void *)sleeping_scan,
+	.domain = (void *)listed_domain,
+	.exit = (void *)note_exit,
+	.timeout_ms = 20,
+	.name = "sleeping",
 };
 
 SEC(".struct_ops.link")
