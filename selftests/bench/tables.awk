@@ -83,6 +83,14 @@ function aliases(nr)
 		      value("count.aliases_2.merged"))
 }
 
+# From read to merged: see fresh.c
+function fresh(text, key)
+{
+	printf "| %s | %.1f | %.1f | %.1f | %.1f |\n", text,
+		value(key ".p50"), value(key ".p90"), value(key ".p99"),
+		value(key ".max")
+}
+
 # What a policy gains while files are written: see mix.c
 function mix(policy,	saved, paid)
 {
@@ -160,6 +168,12 @@ END {
 	overhead("first store, mapped to read", "store_readonly")
 	overhead("pwrite(2), 1 byte", "pwrite_byte")
 	overhead("pwrite(2), 4 KiB", "pwrite_4k")
+
+	head("From read to merged", "policy,p50 ms,p90 ms,p99 ms,max ms")
+	fresh("`all`, two processors", "time.fresh_all")
+	fresh("`samefile`, two processors", "time.fresh_samefile")
+	fresh("`all`, one processor", "count.fresh_all")
+	fresh("`samefile`, one processor", "count.fresh_samefile")
 
 	head("While files are written", \
 	     "policy,page-seconds,breaks,M insns of ksm_extd,M insns in all,net page-seconds")

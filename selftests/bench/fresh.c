@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * How long it takes from a read of a file, on an idle machine, until its pages
+ * are merged.
+ *
+ * The machine has files that nobody has read, each with a twin that is in
+ * memory and known to the policy.  One after the other is read, on each
+ * processor in turn, after a pause of another length each time.  The time is
+ * from just before the read, which counts, to the last page that is merged, as
+ * a tracepoint tells it: nobody asks, so that the machine is idle.
+ */
+#include <sched.h>
+
+#include "bench.h"
+#include "../bpf/trace.h"
+#include "trace.skel.h"
+
+#define NFILES	240
+#define NPAGES	4
+#define SIZE	(NPAGES * PAGE)
+
+FIXTURE(fresh) {
+	char dir[MAX_PATH];
+	struct file twins[NFILES], files[NFILES];
+	struct trace *trace;
+	struct ring_buffer *ring;
+};
+
+/* Since they were last set to 0 */
+static struct {
+	unsigned int pages;
+	uint64_t last_ns;
+} merged;
+
+static int note_event(void *ctx, void *data, size_t size)
+{
+	const struct traced *event = data;
+
+	if (event->kind == TRACE_MERGE) {
+		merged.pages += event->nr;
+		merged.last_ns = event->time_ns;
+	}
+	return 0;
+}
+
+FIXTURE_SETUP(fresh)
+{
+	char name[16], sub[2][MAX_PATH];
+
+	test_begin(_metadata, self->dir);
+	for (int i = 0; i < 2; i++) {
+		ASSERT_GT(MAX_PATH, snprintf(sub[i], MAX_PATH, "%s/%d",
+					     self->dir, i));
+		ASSERT_EQ(0, mkdir(sub[i], 0755));
+	}
+	for (int i = 0; i < NFILES; i++) {
+		snprintf(name, sizeof(name), "%d", i);
+		file_create(_metadata, &self->twins[i], sub[0], name, SIZE,
+			    i + 1);
+		file_create(_metadata, &self->files[i], sub[1], name, SIZE,
+			    i + 1);
+		drop_file(_metadata, &self->files[i]);
+		ASSERT_EQ(0, resident(_metadata, &self->files[i]));
+	}
+	self->trace = trace__open_and_load();
+	ASSERT_NE(NULL, self->trace) TH_LOG("%s", strerror(errno));
+	ASSERT_EQ(0, trace__attach(self->trace));
+	self->ring = ring_buffer__new(bpf_map__fd(self->trace->maps.events),
+				      note_event, NULL, NULL);
+	ASSERT_NE(NULL, self->ring);
+}
+
+FIXTURE_TEARDOWN(fresh)
+{
+	ring_buffer__free(self->ring);
+	trace__destroy(self->trace);
+	for (int i = 0; i < NFILES; i++) {
+		check_file(&self->twins[i]);
+		check_file(&self->files[i]);
+		file_close(&self->twins[i]);
+		file_close(&self->files[i]);
+	}
+	test_end(_metadata, self->dir);
+}
+
+static uint64_t monotonic_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
+}
+
+static void run_on(struct __test_metadata *_metadata, int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	ASSERT_EQ(0, sched_setaffinity(0, sizeof(set), &set));
+}
+
+static void measure(struct __test_metadata *_metadata,
+		    FIXTURE_DATA(fresh) *self, const char *policy)
+{
+	static const struct { const char *name; int percent; } marks[] = {
+		{ "p50", 50 }, { "p90", 90 }, { "p99", 99 }, { "max", 100 },
+	};
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	double ms[NFILES];
+	char text[256];
+
+	snprintf(text, sizeof(text), "ksmx load %s >/dev/null && "
+		 "until [ $(ksmx status --json | jq .progress.quiet) -ge 2 ]; "
+		 "do sleep 0.1; done", policy);
+	ASSERT_EQ(0, system(text));
+	for (int i = 0; i < NFILES; i++) {
+		uint64_t begin;
+
+		run_on(_metadata, i % cpus);
+		/* Any phase of what the kernel does in a rhythm */
+		usleep(20000 + i * 7919 % 20000);
+		ring_buffer__consume(self->ring);
+		merged.pages = 0;
+		begin = monotonic_ns();
+		read_to_cache(_metadata, &self->files[i]);
+		while (merged.pages < NPAGES) {
+			ASSERT_LT(0, ring_buffer__poll(self->ring, 20000)) {
+				TH_LOG("%u pages of %s are merged",
+				       merged.pages, self->files[i].path);
+			}
+		}
+		ms[i] = (merged.last_ns - begin) / 1e6;
+	}
+	ASSERT_EQ(0, self->trace->bss->lost);
+	ASSERT_EQ(0, system("ksmx unload >/dev/null"));
+
+	qsort(ms, NFILES, sizeof(*ms), compare_doubles);
+	for (size_t i = 0; i < ARRAY_SIZE(marks); i++) {
+		snprintf(text, sizeof(text), "fresh_%s.%s", policy,
+			 marks[i].name);
+		result(text, ms[(NFILES * marks[i].percent + 99) / 100 - 1]);
+	}
+}
+
+TEST_F_TIMEOUT(fresh, all, 300)
+{
+	measure(_metadata, self, "all");
+}
+
+TEST_F_TIMEOUT(fresh, samefile, 300)
+{
+	measure(_metadata, self, "samefile");
+}
+
+int main(int argc, char **argv)
+{
+	manual_load();
+	return test_harness_run(argc, argv);
+}
