@@ -473,6 +473,57 @@ TEST_F(events, fresh_gone)
 	}
 }
 
+static pid_t ksm_extd_pid(struct __test_metadata *_metadata)
+{
+	char path[64 + NAME_MAX], comm[32];
+	struct dirent *entry;
+	DIR *proc = opendir("/proc");
+	pid_t pid = 0;
+
+	ASSERT_NE(NULL, proc);
+	while (!pid && (entry = readdir(proc))) {
+		snprintf(path, sizeof(path), "/proc/%s/comm", entry->d_name);
+		if (!read_text(path, comm, sizeof(comm)) &&
+		    !strncmp(comm, "ksm_extd", 8))
+			pid = atoi(entry->d_name);
+	}
+	closedir(proc);
+	ASSERT_LT(0, pid);
+	return pid;
+}
+
+static void run_on(struct __test_metadata *_metadata, pid_t pid, int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	ASSERT_EQ(0, sched_setaffinity(pid, sizeof(set), &set));
+}
+
+/* Pages just read wait for the LRU lists on the processor that read them. */
+TEST_F(events, other_cpu)
+{
+	cpu_set_t all;
+	pid_t scans;
+
+	ASSERT_EQ(0, sched_getaffinity(0, sizeof(all), &all));
+	if (CPU_COUNT(&all) < 2)
+		SKIP(return, "only one processor");
+	attach(_metadata, self, self->skel->maps.merging);
+	scans = ksm_extd_pid(_metadata);
+	run_on(_metadata, scans, 1);
+	run_on(_metadata, 0, 0);
+	for (int i = 0; i < 5; i++) {
+		drop_file(_metadata, &self->b);
+		ASSERT_EQ(0, resident(_metadata, &self->b));
+		read_to_cache(_metadata, &self->b);
+		EXPECT_TRUE(WAIT_FOR(counter(_metadata, "aliases") ==
+				     2 * NPAGES));
+	}
+	ASSERT_EQ(0, sched_setaffinity(scans, sizeof(all), &all));
+}
+
 /* Who did not ask is not woken. */
 TEST_F(events, deaf)
 {
@@ -493,25 +544,6 @@ TEST_F(events, deaf)
 }
 
 /* ---- what holds a policy back ---- */
-
-static pid_t ksm_extd_pid(struct __test_metadata *_metadata)
-{
-	char path[64 + NAME_MAX], comm[32];
-	struct dirent *entry;
-	DIR *proc = opendir("/proc");
-	pid_t pid = 0;
-
-	ASSERT_NE(NULL, proc);
-	while (!pid && (entry = readdir(proc))) {
-		snprintf(path, sizeof(path), "/proc/%s/comm", entry->d_name);
-		if (!read_text(path, comm, sizeof(comm)) &&
-		    !strncmp(comm, "ksm_extd", 8))
-			pid = atoi(entry->d_name);
-	}
-	closedir(proc);
-	ASSERT_LT(0, pid);
-	return pid;
-}
 
 /* Time on a processor, in ns, that ksm_extd has had. */
 static long ksm_extd_runtime(struct __test_metadata *_metadata)
