@@ -256,6 +256,10 @@ static int fail_kernel(const struct policy *policy, int err)
 	if (err == -EBUSY)
 		return fail(KSMX_WRONG_STATE,
 			    "a policy that ksmx did not load is in charge: see bpftool link");
+	if (err == -ETIME)
+		return fail(KSMX_FAILED,
+			    "init() of %s took longer than its timeout_ms: let scan() do the work",
+			    policy_name(policy));
 	if (err == -EINVAL)
 		return fail(KSMX_FAILED,
 			    "the kernel refused '%s': check name (A-Z a-z 0-9 _ -), timeout_ms, init()",

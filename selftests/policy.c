@@ -354,6 +354,7 @@ static const struct {
 	{ "slash_in_name", EINVAL },
 	{ "endless_name", EINVAL },
 	{ "long_timeout", EINVAL },
+	{ "slow_init", ETIME },
 };
 
 TEST_F(policy, bad_load)
@@ -766,6 +767,39 @@ TEST_F(policy, domains)
 	check_totals(0);
 	add_domain(_metadata, self->skel, &self->b, 1);
 	wait_until_merged(_metadata, self);
+}
+
+/* The numbers of a policy mean nothing to the next one. */
+TEST_F(policy, domains_of_another)
+{
+	struct bpf_map *other = self->skel->maps.other_domains;
+	struct file c;
+
+	file_create(_metadata, &c, self->dir, "c", SIZE, 1);
+	attach(_metadata, self, self->skel->maps.churn_a);
+	wait_until_merged(_metadata, self);
+
+	/* A is where it was, by its number, but B is elsewhere now. */
+	put_domain(_metadata, other, &self->a, 1);
+	put_domain(_metadata, other, &self->b, 2);
+	put_domain(_metadata, other, &c, 1);
+	ASSERT_EQ(0, bpf_link__update_map(self->link, self->skel->maps.other));
+	EXPECT_EQ(-EXDEV, merge_pages(_metadata, &self->a, 0, &c, 0, 1));
+	EXPECT_EQ(-EXDEV, merge_pages(_metadata, &c, 0, &self->a, 0, 1));
+	EXPECT_EQ(-EXDEV, merge_pages(_metadata, &self->b, 0, &c, 0, 1));
+	EXPECT_APART(&self->a, 0, &c, 0);
+	/* What is merged stays merged. */
+	check_totals(2 * NPAGES);
+
+	/* All are of one domain, whatever its number: nothing is lost. */
+	put_domain(_metadata, other, &self->a, 7);
+	put_domain(_metadata, other, &self->b, 7);
+	put_domain(_metadata, other, &c, 7);
+	EXPECT_EQ(NPAGES, merge_pages(_metadata, &self->a, 0, &c, 0, NPAGES));
+	EXPECT_SHARED(&self->a, 0, &c, 0);
+	check_totals(3 * NPAGES);
+	check_file(&c);
+	file_close(&c);
 }
 
 /* ---- tracepoints ---- */

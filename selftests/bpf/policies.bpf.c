@@ -229,6 +229,17 @@ s32 BPF_PROG(refusing_init)
 	return -EPERM;
 }
 
+/* Takes its time. */
+SEC("struct_ops.s/init")
+s32 BPF_PROG(slow_init_init)
+{
+	int i;
+
+	bpf_for(i, 0, 1 << 22)
+		turns++;
+	return 0;
+}
+
 SEC("?struct_ops.s/domain")
 u64 BPF_PROG(sleepable_domain, const struct ksm_ext_file_stat *file)
 {
@@ -357,6 +368,15 @@ struct ksm_ext_ops long_timeout = {
 	.exit = (void *)note_exit,
 	.timeout_ms = KSM_EXT_MAX_TIMEOUT_MS + 1,
 	.name = "long_timeout",
+};
+
+SEC(".struct_ops.link")
+struct ksm_ext_ops slow_init = {
+	.init = (void *)slow_init_init,
+	.domain = (void *)listed_domain,
+	.exit = (void *)note_exit,
+	.timeout_ms = 10,
+	.name = "slow_init",
 };
 
 /* Not loaded unless asked for: it would take all others with it. */
