@@ -122,7 +122,7 @@ static __noinline void count_shared(void)
 	bpf_for(i, 0, run.nr) {
 		if (!ksm_ext_page_info(at.file, at.index + run.first + i, &info,
 				       sizeof(info)) &&
-		    info.state == KSM_EXT_PAGE_SHARED)
+		    info.state == KSM_EXT_PAGE_SHARED && info.nr_sharing > 1)
 			at.merged++;
 		else
 			at.left++;

@@ -238,6 +238,7 @@ static void look_at_file_systems(void)
 static void look_at_state(void)
 {
 	char state[32] = "", policy[64] = "", run[16] = "", end[256] = "";
+	char strict[16] = "";
 
 	if (!sysfs_read("state", state, sizeof(state)))
 		return;
@@ -248,6 +249,10 @@ static void look_at_state(void)
 		found(NOTE, 0, "run",
 		      "%s: nothing is merged until: echo 1 > " SYSFS "/run",
 		      run);
+	if (sysfs_read("strict", strict, sizeof(strict)) &&
+	    !strcmp(strict, "1"))
+		found(GOOD, 0, "strict",
+		      "on: writes do not tell what is shared, and take longer");
 	if (!strcmp(state, "ejected"))
 		found(NOTE, 0, "state", "%s was ejected: %s", policy, end);
 	else

@@ -293,7 +293,7 @@ static void print_range(const struct range *r)
 
 	printf("%10llu - %-9llu ", r->first, r->first + r->nr - 1);
 	if (r->state == STATE_SHARED && r->nr_sharing == 1) {
-		printf("shared with nobody any more: the others were changed\n");
+		printf("shared with nobody: the others were changed, or strict mode\n");
 		return;
 	}
 	if (r->state == STATE_SHARED) {

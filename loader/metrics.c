@@ -37,6 +37,8 @@ static const struct meaning {
 	{ .name = "pages_sharing",
 	  .help = "Pages saved: those that share, less those shared" },
 	{ .name = "aliases", .help = "Pages of files that share one" },
+	{ .name = "pages_fake",
+	  .help = "Pages of files that only look as if they shared one" },
 	{ .name = "saved_bytes", .unit = "bytes", .help = "Memory saved" },
 	{ .name = "general_profit", .metric = "general_profit_bytes",
 	  .unit = "bytes", .help = "Memory saved, less bookkeeping" },

@@ -51,6 +51,9 @@ static void print_numbers(const cJSON *status)
 	       get_number(status, "general_profit") / MIB);
 	printf("%-10s%.0f roots with %.0f aliases\n", "shared",
 	       get_number(status, "pages_shared"), get_number(status, "aliases"));
+	if (get_number(status, "strict"))
+		printf("%-10son; %.0f more pages look shared\n", "strict",
+		       get_number(status, "pages_fake"));
 	printf("%-10s%.0f known\n", "files", get_number(status, "files_known"));
 	if (get_number(progress, "quiet"))
 		printf("%-10s%.0f, settled: the last %.0f merged nothing new\n",

@@ -1522,30 +1522,14 @@ TEST_F(brk, unmerge)
 
 /* ---- reclaim in a memory cgroup ---- */
 
-#define CGROUP "/sys/fs/cgroup"
-
 FIXTURE(cgroup) {
 	struct trio t;
 	char dir[MAX_PATH];
 };
 
-static int cgroup_write(const char *dir, const char *name, const char *text)
-{
-	char path[2 * MAX_PATH];
-
-	snprintf(path, sizeof(path), "%s/%s", dir, name);
-	return write_text(path, text);
-}
-
 FIXTURE_SETUP(cgroup)
 {
-	if (fs_magic(CGROUP) != CGROUP2_SUPER_MAGIC) {
-		ASSERT_EQ(0, mount("cgroup2", CGROUP, "cgroup2", 0, NULL));
-	}
-	ASSERT_EQ(0, cgroup_write(CGROUP, "cgroup.subtree_control",
-				  "+memory"));
-	snprintf(self->dir, MAX_PATH, CGROUP "/ksm_ext.%d", getpid());
-	ASSERT_EQ(0, mkdir(self->dir, 0755));
+	cgroup_new(_metadata, self->dir, "ksm_ext");
 	ASSERT_EQ(0, cgroup_write(self->dir, "cgroup.procs", "0"));
 	/* Its pages are charged to this group: they are made in it. */
 	trio_begin(_metadata, &self->t);

@@ -14,6 +14,7 @@
 #include <limits.h>
 #include <stdint.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/param.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -455,6 +456,32 @@ static inline const char *mkfs_like(const char *dir)
 	default:
 		return "mkfs.ext4 -qF";
 	}
+}
+
+/* ---- memory cgroups ---- */
+
+#define CGROUP "/sys/fs/cgroup"
+
+static inline int cgroup_write(const char *dir, const char *name,
+			       const char *text)
+{
+	char path[2 * MAX_PATH];
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	return write_text(path, text);
+}
+
+/* Make a group of this process's own; @dir gets its path. */
+static inline void cgroup_new(struct __test_metadata *_metadata, char *dir,
+			       const char *name)
+{
+	if (fs_magic(CGROUP) != CGROUP2_SUPER_MAGIC) {
+		ASSERT_EQ(0, mount("cgroup2", CGROUP, "cgroup2", 0, NULL));
+	}
+	ASSERT_EQ(0, cgroup_write(CGROUP, "cgroup.subtree_control",
+				  "+memory"));
+	snprintf(dir, MAX_PATH, CGROUP "/%s.%d", name, getpid());
+	ASSERT_EQ(0, mkdir(dir, 0755));
 }
 
 /* Hand the turn to the other process, and wait for one's own. */

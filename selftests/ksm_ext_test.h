@@ -6,6 +6,8 @@
  * With KSM_EXT_CONTROL=1 in the environment nothing is merged and everything
  * about sharing passes unseen, but all bytes are checked.  What fails then is
  * a fault of the test or of the file system, not of merging.
+ *
+ * With KSM_EXT_STRICT=1 strict mode is on.
  */
 #ifndef KSM_EXT_TEST_H
 #define KSM_EXT_TEST_H
@@ -25,6 +27,7 @@
 #define MAX_TRIES 50
 
 static bool control;
+static bool strict;
 static struct manual *manual;
 static __attribute__((unused)) struct bpf_link *manual_link;
 
@@ -134,7 +137,8 @@ static inline void expect_nothing_shared(struct __test_metadata *_metadata)
 	if (control)
 		return;
 	for (int i = 0; i < MAX_TRIES; i++) {
-		if (!counter(_metadata, "aliases"))
+		if (!counter(_metadata, "aliases") &&
+		    !counter(_metadata, "pages_fake"))
 			break;
 		sync();
 		usleep(20000);
@@ -142,6 +146,12 @@ static inline void expect_nothing_shared(struct __test_metadata *_metadata)
 	EXPECT_EQ(0, counter(_metadata, "aliases"));
 	EXPECT_EQ(0, counter(_metadata, "pages_shared"));
 	EXPECT_EQ(0, counter(_metadata, "pages_sharing"));
+	EXPECT_EQ(0, counter(_metadata, "pages_fake"));
+}
+
+static inline void set_strict(struct __test_metadata *_metadata, bool on)
+{
+	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "strict", on ? "1" : "0"));
 }
 
 /* ---- the policy "manual" ---- */
@@ -165,6 +175,9 @@ static inline void manual_load(void)
 	control = env && !strcmp(env, "1");
 	if (control)
 		return;
+	strict = number_from_env("KSM_EXT_STRICT", 0) == 1;
+	if (strict && write_text(KSM_EXT_SYSFS "strict", "1"))
+		ksft_exit_fail_msg("cannot turn strict mode on\n");
 	manual = manual__open_and_load();
 	if (!manual)
 		ksft_exit_fail_msg("cannot load the policy manual: %s\n",

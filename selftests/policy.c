@@ -886,7 +886,8 @@ TEST_F(policy, tracepoints)
 TEST_F(policy, sysfs_is_private)
 {
 	static const char *const hidden[] = {
-		"aliases", "pages_shared", "pages_sharing", "general_profit",
+		"aliases", "pages_shared", "pages_sharing", "pages_fake",
+		"general_profit",
 		"merge/tried", "merge/applied", "break/write",
 	};
 	int status;
