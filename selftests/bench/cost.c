@@ -301,6 +301,157 @@ TEST_F_TIMEOUT(cost, aliases_per_root, 600)
 	file_close(&crowd);
 }
 
+/* ---- what a writer can tell ---- */
+
+#define GUESSES	128	/* pages; about half of the guesses are right */
+#define SAMPLES	(ROUNDS * GUESSES)
+
+static bool is_right(size_t page)
+{
+	return (page + 1) * 0x9e3779b97f4a7c15ULL >> 63;
+}
+
+struct samples {
+	int nr;
+	double cost[SAMPLES];
+};
+
+/* How many of every second one, from @first on, cost more than @limit */
+static double share_above(const struct samples *samples, int first,
+			  double limit)
+{
+	int above = 0, nr = 0;
+
+	for (int i = first; i < samples->nr; i += 2, nr++)
+		above += samples->cost[i] > limit;
+	return (double)above / nr;
+}
+
+/*
+ * Who knows nothing but what a write cost: how often does he tell right from
+ * wrong?  He has half of the samples to find the best limit, and is judged by
+ * the others.
+ */
+static double share_told(const struct samples *right,
+			 const struct samples *wrong)
+{
+	double best = 0, limit = 0, share;
+
+	for (int i = 0; i < right->nr + wrong->nr; i += 2) {
+		double l = i < right->nr ? right->cost[i] :
+			   wrong->cost[(i - right->nr) & ~1];
+
+		share = share_above(right, 0, l) - share_above(wrong, 0, l);
+		if (share * share > best * best) {
+			best = share;
+			limit = l;
+		}
+	}
+	share = share_above(right, 1, limit) - share_above(wrong, 1, limit);
+	return 0.5 + (best < 0 ? -share : share) / 2;
+}
+
+/* All pages get a hash, and those of equal index are compared, and merged. */
+static void look_for_twins(struct __test_metadata *_metadata,
+			   const struct file *f, const struct file *guess)
+{
+	struct manual_args args = { .nr = GUESSES };
+
+	args.dst = file_id(_metadata, guess);
+	ASSERT_EQ(GUESSES, manual_call(manual->progs.manual_hash, &args));
+	args.src = args.dst;
+	args.dst = file_id(_metadata, f);
+	ASSERT_EQ(GUESSES, manual_call(manual->progs.manual_hash, &args));
+	args.nr = 1;
+	for (size_t page = 0; page < GUESSES; page++) {
+		args.dst_index = page;
+		args.src_index = page;
+		ASSERT_EQ(is_right(page) ? 1 : -EILSEQ,
+			  manual_call(manual->progs.manual_merge, &args));
+	}
+}
+
+/* One round of first writes to pages that were looked at */
+static void guess_round(struct __test_metadata *_metadata, const struct op *op,
+			struct file *guess, struct samples *right,
+			struct samples *wrong)
+{
+	struct work work = { .f = guess };
+	struct samples *samples;
+	uint64_t begin;
+
+	if (op->map != FILE_ONLY)
+		work.map = file_map(_metadata, guess, PROT_READ | PROT_WRITE,
+				    MAP_SHARED);
+	if (op->map == TOUCHED)
+		touch(work.map, GUESSES * PAGE);
+	for (size_t page = 0; page < GUESSES; page++) {
+		samples = is_right(page) ? right : wrong;
+		begin = now();
+		op->run(&work, page);
+		samples->cost[samples->nr++] = now() - begin;
+	}
+	if (work.map)
+		file_unmap(guess, work.map);
+}
+
+static void tell_guesses(const char *name, struct samples *right,
+			 struct samples *wrong)
+{
+	double told = share_told(right, wrong);	/* before they are sorted */
+	char key[128];
+
+	snprintf(key, sizeof(key), "%s.right", name);
+	result(key, of_many(right->cost, right->nr));
+	snprintf(key, sizeof(key), "%s.wrong", name);
+	result(key, of_many(wrong->cost, wrong->nr));
+	snprintf(key, sizeof(key), "%s.told", name);
+	result(key, told);
+}
+
+/* Does a write tell whether the page was that of another file? */
+TEST_F_TIMEOUT(cost, guesses, 600)
+{
+	static struct samples right[2][NR_OPS], wrong[2][NR_OPS];
+	struct file guess;
+	char name[64];
+
+	if (control)
+		return;
+	file_create(_metadata, &guess, self->dir, "guess", GUESSES * PAGE, 3);
+	for (size_t page = 0; page < GUESSES; page++) {
+		if (!is_right(page))
+			continue;
+		ASSERT_EQ(PAGE, pwrite(guess.fd, self->a.want + page * PAGE,
+				       PAGE, page * PAGE));
+		model_write(_metadata, &guess, page * PAGE,
+			    self->a.want + page * PAGE, PAGE);
+	}
+	for (int mode = 0; mode < 2; mode++) {
+		set_strict(_metadata, mode);
+		for (int i = 0; i < ROUNDS * (int)NR_OPS; i++) {
+			size_t op = i % NR_OPS;
+
+			if (!ops[op].breaks)
+				continue;
+			read_anew(_metadata, &self->a);
+			read_anew(_metadata, &guess);
+			look_for_twins(_metadata, &self->a, &guess);
+			guess_round(_metadata, &ops[op], &guess,
+				    &right[mode][op], &wrong[mode][op]);
+		}
+		for (size_t i = 0; i < NR_OPS; i++) {
+			if (!ops[i].breaks)
+				continue;
+			snprintf(name, sizeof(name), "guess.%s.%s",
+				 mode ? "strict" : "default", ops[i].name);
+			tell_guesses(name, &right[mode][i], &wrong[mode][i]);
+		}
+	}
+	set_strict(_metadata, strict);
+	file_close(&guess);
+}
+
 /* The same in anonymous memory: KSM's break, and an ordinary first store. */
 TEST_F_TIMEOUT(cost, ksm, 600)
 {

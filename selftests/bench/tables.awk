@@ -91,6 +91,17 @@ function fresh(text, key)
 		value(key ".max")
 }
 
+# What a write costs where a guess was right, and where it was not
+function guess(text, name, mode,	key)
+{
+	key = "guess." mode "." name
+	printf "| %s | %s | %.1f | %.1f | %.2f | %d | %d | %.2f |\n", text,
+		mode, value("time." key ".right") / 1000,
+		value("time." key ".wrong") / 1000, value("time." key ".told"),
+		value("count." key ".right"), value("count." key ".wrong"),
+		value("count." key ".told")
+}
+
 # What a policy gains while files are written: see mix.c
 function mix(policy,	saved, paid)
 {
@@ -174,6 +185,15 @@ END {
 	fresh("`samefile`, two processors", "time.fresh_samefile")
 	fresh("`all`, one processor", "count.fresh_all")
 	fresh("`samefile`, one processor", "count.fresh_samefile")
+
+	head("What a writer can tell", \
+	     "first write to a page,mode,us if shared,us if not,told,insns if shared,insns if not,told")
+	n = split("default strict", modes, " ")
+	for (i = 1; i <= n; i++) {
+		guess("write(2), 1 byte", "pwrite_byte", modes[i])
+		guess("store, nothing mapped", "store_absent", modes[i])
+		guess("store, mapped to read", "store_readonly", modes[i])
+	}
 
 	head("While files are written", \
 	     "policy,page-seconds,breaks,M insns of ksm_extd,M insns in all,net page-seconds")
