@@ -8,6 +8,7 @@
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/swap.h>
 #include <linux/fscrypt.h>
 #include <linux/fsverity.h>
 #include <linux/futex.h>
@@ -815,6 +816,14 @@ TEST_F(reasons, reclaim)
 	EXPECT_EQ(0, resident(_metadata, &self->b));
 	expect_reason(_metadata, self, "reclaim", 2 * NPAGES);
 	file_unmap(&self->b, map);
+}
+
+/* It looks for a header on the first page, as who reads a page of a file. */
+TEST_F(reasons, replaced)
+{
+	ASSERT_EQ(-1, swapon(self->b.path, 0));
+	EXPECT_EQ(EINVAL, errno);
+	expect_reason(_metadata, self, "replaced", 1);
 }
 
 TEST_F(reasons, unmerge)
