@@ -61,17 +61,34 @@ static __always_inline struct report *get_report(void)
 	return bpf_map_lookup_elem(&report, &zero);
 }
 
+/*
+ * What equals nothing any more since it was written.  A write may go on while
+ * its file is looked into: the time of the file is from before the look, or
+ * does not change any more.  So pages that are lost just before that changes
+ * count, and those just after.  The note is how many of the former there are.
+ */
+#define WRITTEN	(1ULL << 63)
+
 static __always_inline void looked(void)
 {
 	struct report *r = get_report();
+	__u64 lost = 0, earlier = at.before.note;
 
 	if (!r)
 		return;
 	r->compared += at.merged;
-	/* What equals nothing any more since it was written */
-	if (at.known && at.before.mtime_ns != at.now.mtime_ns &&
-	    at.before.merged > at.merged)
-		r->would_break += at.before.merged - at.merged;
+	if (at.before.merged > at.merged)
+		lost = at.before.merged - at.merged;
+
+	if (at.known && at.before.mtime_ns != at.now.mtime_ns) {
+		r->would_break += lost + (earlier & ~WRITTEN);
+		at.now.note = WRITTEN;
+	} else if (earlier & WRITTEN) {
+		r->would_break += lost;
+		at.now.note = lost ? WRITTEN : 0;
+	} else {
+		at.now.note = lost;
+	}
 }
 
 static __always_inline bool round_ended(const struct ksm_ext_progress *p)

@@ -86,6 +86,19 @@ static __always_inline void make_candidate(__u32 i)
 	bpf_map_update_elem(&candidates, &key, &c, BPF_ANY);
 }
 
+/* Another file than the one at hand has busy pages. */
+static __noinline void others_left(__u64 file)
+{
+	struct file_record *r = bpf_map_lookup_elem(&files, &file);
+	__u32 zero = 0;
+	struct ksm_ext_progress *p = bpf_map_lookup_elem(&progress, &zero);
+
+	if (other.file == file)
+		other.left++;
+	else if (r && p && !r->due)
+		look_later(r, r->backoff, p);
+}
+
 /* The first page of the run could not be merged. */
 static __noinline void refused(int err)
 {
@@ -107,6 +120,8 @@ static __noinline void refused(int err)
 		c = bpf_map_lookup_elem(&candidates, &key);
 		if (c && ++c->busy < MAX_BUSY)
 			return;
+		/* If it was this page, that one has to come and find it. */
+		others_left(run.dst.file);
 		break;
 	}
 	/* Its root is full, or it is not there or not the same any more. */

@@ -256,6 +256,18 @@ static __noinline bool look_begin(__u64 file, struct ksm_ext_progress *p)
 	return true;
 }
 
+/* The longer the more often that was in vain. */
+static __always_inline void look_later(struct file_record *r, __u64 backoff,
+				       const struct ksm_ext_progress *p)
+{
+	r->backoff = backoff * 2;
+	if (!r->backoff)
+		r->backoff = 1;
+	if (r->backoff > MAX_BACKOFF)
+		r->backoff = MAX_BACKOFF;
+	r->due = p->rounds + r->backoff;
+}
+
 static __noinline void look_end(struct ksm_ext_progress *p)
 {
 	__u64 file = at.file;
@@ -270,12 +282,7 @@ static __noinline void look_end(struct ksm_ext_progress *p)
 		at.now.due = at.before.due;
 		at.now.backoff = at.before.backoff;
 	} else if (at.left) {
-		at.now.backoff = at.before.backoff * 2;
-		if (!at.now.backoff)
-			at.now.backoff = 1;
-		if (at.now.backoff > MAX_BACKOFF)
-			at.now.backoff = MAX_BACKOFF;
-		at.now.due = p->rounds + at.now.backoff;
+		look_later(&at.now, at.before.backoff, p);
 		round.pending += !at.fresh;
 	}
 	at.now.merged = at.merged;

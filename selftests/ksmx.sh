@@ -315,7 +315,7 @@ test_explain()
 		'0 2 not_cached not_cached'
 	expect 0 "shared by 2 pages.*" ksmx explain "$work/a" 0
 	expect 0 "$work/b, page 0" ksmx explain "$work/a" 0
-	expect 0 "5 - 5 .*nobody any more" ksmx explain "$work/a" 0x5fff
+	expect 0 "5 - 5 .*shared with nobody" ksmx explain "$work/a" 0x5fff
 	expect 0 '^0 pages' ksmx explain "$work/empty"
 	expect 2 'behind the end' ksmx explain "$work/a" 81920
 	expect 2 "offset '-1'" ksmx explain "$work/a" -- -1

@@ -669,6 +669,32 @@ TEST_F(shipped, adaptive_forgives)
 	expect_shared(&self->a, &self->b, 0, NPAGES);
 }
 
+/* Whichever of two pages was busy, they are merged when it is not any more. */
+TEST_F(shipped, all_later)
+{
+	const struct file *busy[] = { &self->a, &self->d };
+	int fds[2];
+
+	ASSERT_EQ(0, pipe(fds));
+	for (int i = 0; i < 2; i++) {
+		loff_t pos = HIT * PAGE;
+
+		ASSERT_EQ(PAGE, splice(busy[i]->fd, &pos, fds[1], NULL, PAGE,
+				       0));
+	}
+	start(_metadata, self, "all");
+	EXPECT_TRUE(WAIT_FOR(merged_so_far(_metadata, 4 * NPAGES - 4)));
+	settle(_metadata, self);
+	expect_apart(&self->a, &self->b, HIT, HIT + 1);
+	expect_apart(&self->c, &self->d, HIT, HIT + 1);
+
+	close(fds[0]);
+	close(fds[1]);
+	EXPECT_TRUE(WAIT_FOR(merged_so_far(_metadata, 4 * NPAGES)));
+	settle(_metadata, self);
+	check_totals(4 * NPAGES);
+}
+
 /* ---- dryrun ---- */
 
 TEST_F(shipped, dryrun)

@@ -340,6 +340,8 @@ enum { REMAP_MOVE, REMAP_ANEW, REMAP_PROTECT };
 
 static void op_remap(struct twin *t, const struct op *op)
 {
+	/* parts that could not be joined for want of memory */
+	static const int declines[] = { EFAULT, 0 };
 	struct twin_file *f = file_of(t, op);
 	unsigned char *to = f->slot[f->map == f->slot[0]];
 
@@ -347,6 +349,8 @@ static void op_remap(struct twin *t, const struct op *op)
 	case REMAP_MOVE:
 		/* one mapping: not parts, locked and not */
 		munlock(f->map, MAX_SIZE);
+		if (t->faults)
+			t->declines = declines;
 		if (mremap(f->map, MAX_SIZE, MAX_SIZE,
 			   MREMAP_MAYMOVE | MREMAP_FIXED, to) == MAP_FAILED) {
 			done(t, "mremap", -1);
