@@ -8,6 +8,7 @@
 #
 # Environment:
 #   STYLE=1   checkpatch.pl only
+#   FROM=N    the first patch to look at, 1 if unset
 
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -64,8 +65,9 @@ for patch in "$here"/[0-9]*.patch; do
 	case $name in
 	0000-*) continue ;;
 	esac
-	echo "# $name" >&2
 	cp "$patch" "$work/kernel-patches/"
+	[ "$((10#${name%%-*}))" -ge "${FROM:-1}" ] || continue
+	echo "# $name" >&2
 	verdict "${name%%-*}: checkpatch.pl --strict" style "$patch"
 	[ -n "${STYLE:-}" ] && continue
 	verdict "${name%%-*}: builds" builds
