@@ -285,6 +285,19 @@ static inline void __check_disk(struct __test_metadata *_metadata,
 
 #define check_disk(f) __check_disk(_metadata, f, __LINE__)
 
+/* What has no event to wait for is looked at again and again, for 20 s. */
+#define WAIT_FOR(condition)						\
+	({								\
+		bool __true = false;					\
+									\
+		for (int __i = 0; __i < 2000 && !__true; __i++) {	\
+			if (__i)					\
+				usleep(10000);				\
+			__true = (condition);				\
+		}							\
+		__true;							\
+	})
+
 /* What /proc/self/pagemap says about @addr. */
 static inline uint64_t pagemap_of(const void *addr)
 {
@@ -310,6 +323,16 @@ static inline unsigned long pfn_of(const void *addr)
 	return entry >> 63 ? entry & ((1UL << 55) - 1) : 0;
 }
 
+/* The same after a read of @addr, which a merge may unmap in between. */
+static inline unsigned long pfn_read(struct __test_metadata *_metadata,
+				     const void *addr)
+{
+	unsigned long pfn = 0;
+
+	ASSERT_TRUE(WAIT_FOR((touch(addr, PAGE), pfn = pfn_of(addr))));
+	return pfn;
+}
+
 /* Is there one physical page for page @i of @f and page @j of @g? */
 static inline bool same_page(struct __test_metadata *_metadata,
 			     const struct file *f, size_t i,
@@ -321,14 +344,10 @@ static inline bool same_page(struct __test_metadata *_metadata,
 
 	ASSERT_NE(MAP_FAILED, p);
 	ASSERT_NE(MAP_FAILED, q);
-	touch(p, PAGE);
-	touch(q, PAGE);
-	pfn_p = pfn_of(p);
-	pfn_q = pfn_of(q);
+	pfn_p = pfn_read(_metadata, p);
+	pfn_q = pfn_read(_metadata, q);
 	munmap(p, PAGE);
 	munmap(q, PAGE);
-	ASSERT_NE(0, pfn_p);
-	ASSERT_NE(0, pfn_q);
 	return pfn_p == pfn_q;
 }
 

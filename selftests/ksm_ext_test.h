@@ -31,19 +31,6 @@ static bool strict;
 static struct manual *manual;
 static __attribute__((unused)) struct bpf_link *manual_link;
 
-/* What has no event to wait for is looked at again and again, for 20 s. */
-#define WAIT_FOR(condition)						\
-	({								\
-		bool __true = false;					\
-									\
-		for (int __i = 0; __i < 2000 && !__true; __i++) {	\
-			if (__i)					\
-				usleep(10000);				\
-			__true = (condition);				\
-		}							\
-		__true;							\
-	})
-
 #define SKIP_IF_CONTROL()						\
 	do {								\
 		if (control) {						\
