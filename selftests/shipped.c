@@ -405,23 +405,32 @@ static void cgroup_enter(struct __test_metadata *_metadata, const char *path)
 	ASSERT_EQ(0, write_text(procs, "0"));
 }
 
-/* A process of the cgroup reads the file, and so is charged with its pages. */
-static void read_in_cgroup(struct __test_metadata *_metadata, const char *path,
-			   struct file *f)
+/* A process of the cgroup reads pages, and so is charged with new ones. */
+static void read_pages_in_cgroup(struct __test_metadata *_metadata,
+				 const char *path, struct file *f, size_t nr)
 {
+	char buf[PAGE];
 	pid_t pid;
 
-	drop_file(_metadata, f);
-	ASSERT_EQ(0, resident(_metadata, f));
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
 		cgroup_enter(_metadata, path);
-		read_to_cache(_metadata, f);
+		for (size_t i = 0; i < nr; i++) {
+			ASSERT_LT(0, pread(f->fd, buf, PAGE, i * PAGE));
+		}
 		drain_lru();
 		_exit(0);
 	}
 	reap(_metadata, pid);
+}
+
+static void read_in_cgroup(struct __test_metadata *_metadata, const char *path,
+			   struct file *f)
+{
+	drop_file(_metadata, f);
+	ASSERT_EQ(0, resident(_metadata, f));
+	read_pages_in_cgroup(_metadata, path, f, nr_pages(f));
 }
 
 static void make_cgroups(struct __test_metadata *_metadata,
@@ -499,6 +508,38 @@ TEST_F(shipped, cgroup_level)
 	expect_shared(&self->c, &self->d, 0, NPAGES);
 	expect_apart(&self->a, &self->b, 0, NPAGES);
 	check_totals(2 * NPAGES);
+}
+
+/* Who shares a page with others is not in their cgroup for that. */
+TEST_F(shipped, cgroup_of_aliases)
+{
+	struct file *twins[] = { &self->a, &self->b };
+	const char *paths[] = { self->one, self->two };
+
+	make_cgroups(_metadata, self);
+	for (int i = 0; i < 2; i++) {
+		/* Read-ahead would take all of it. */
+		ASSERT_EQ(0, posix_fadvise(twins[i]->fd, 0, 0,
+					   POSIX_FADV_RANDOM));
+		drop_file(_metadata, twins[i]);
+		read_pages_in_cgroup(_metadata, paths[i], twins[i], 1);
+		ASSERT_EQ(1, resident(_metadata, twins[i]));
+	}
+	start(_metadata, self, "all");
+	EXPECT_TRUE(WAIT_FOR(merged_so_far(_metadata, 2 * NPAGES + 2)));
+	expect_shared(&self->a, &self->b, 0, 1);
+	bpf_link__destroy(self->link);
+	bpf_object__close(self->obj);
+
+	for (int i = 0; i < 2; i++)
+		read_pages_in_cgroup(_metadata, paths[i], twins[i], NPAGES);
+	load(_metadata, self, "cgroup");
+	set_tunable(_metadata, self, "idle_ms", 20);
+	set_tunable(_metadata, self, "level", 1);
+	let_run(_metadata);
+	settle(_metadata, self);
+	expect_apart(&self->a, &self->b, 1, NPAGES);
+	expect_shared(&self->c, &self->d, 0, NPAGES);
 }
 
 /* Budgets of merged pages: one for all, another for one of them. */

@@ -196,6 +196,33 @@ TEST_F(strict, fake_by_merge)
 	check_all(_metadata, self);
 }
 
+/* Where a run ends does not show in its pages. */
+TEST_F(strict, fake_by_run)
+{
+	EXPECT_EQ(-EILSEQ, merge_pages(_metadata, &self->a, 0,
+				       &self->c, 0, NPAGES));
+	EXPECT_COUNTER("pages_fake", 2 * NPAGES);
+	check_totals(0);
+	for (size_t i = 0; i < NPAGES; i++) {
+		EXPECT_TRUE(write_breaks(_metadata, &self->a, i));
+		EXPECT_TRUE(write_breaks(_metadata, &self->c, i));
+	}
+	EXPECT_COUNTER("pages_fake", 0);
+	check_all(_metadata, self);
+}
+
+/* What nobody may merge now is not shown to who might do so later. */
+TEST_F(strict, no_look)
+{
+	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "run", "0"));
+	EXPECT_EQ(0, hash_all(_metadata, &self->c));
+	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "run", "1"));
+	EXPECT_COUNTER("pages_fake", 0);
+	EXPECT_EQ(NPAGES, hash_all(_metadata, &self->c));
+	EXPECT_COUNTER("pages_fake", NPAGES);
+	check_all(_metadata, self);
+}
+
 /* The last one copies, as all others did. */
 TEST_F(strict, last_alias)
 {
@@ -210,6 +237,12 @@ TEST_F(strict, last_alias)
 	EXPECT_NE(root, pfn_of_page(_metadata, &self->b, HIT));
 	check_totals(2 * (NPAGES - 1));
 	EXPECT_COUNTER("pages_shared", NPAGES - 1);
+
+	/* Not because somebody who left lately is still being waited for */
+	EXPECT_EQ(NPAGES, hash_all(_metadata, &self->c));
+	root = pfn_of_page(_metadata, &self->c, HIT);
+	EXPECT_TRUE(write_breaks(_metadata, &self->c, HIT));
+	EXPECT_NE(root, pfn_of_page(_metadata, &self->c, HIT));
 	check_all(_metadata, self);
 }
 
