@@ -1097,7 +1097,7 @@ TEST_F(brk, rename_over)
 }
 
 /* A is on a file system of its own, which is unmounted and mounted again. */
-TEST_F_TIMEOUT(brk, umount, 120)
+TEST_F(brk, umount)
 {
 	struct trio *t = &self->t;
 	char mnt[MAX_PATH];
@@ -1133,7 +1133,7 @@ TEST_F(brk, fadvise_dontneed)
 	check_broken(t, 0, NPAGES);
 }
 
-TEST_F_TIMEOUT(brk, drop_caches, 60)
+TEST_F(brk, drop_caches)
 {
 	struct trio *t = &self->t;
 
@@ -1165,7 +1165,7 @@ static void write_after_move(struct __test_metadata *_metadata,
 	check_broken(t, HIT, HIT + 2);
 }
 
-TEST_F_TIMEOUT(brk, compact_memory, 120)
+TEST_F(brk, compact_memory)
 {
 	struct trio *t = &self->t;
 	unsigned char *map;
@@ -1261,7 +1261,7 @@ TEST_F(brk, memory_failure)
 }
 
 /* khugepaged's work, on demand: only for mappings of 2 MiB and more. */
-TEST_F_TIMEOUT(brk, madvise_collapse, 60)
+TEST_F(brk, madvise_collapse)
 {
 	struct trio *t = &self->t;
 	const size_t huge = 512 * PAGE;
@@ -1301,7 +1301,7 @@ TEST_F_TIMEOUT(brk, madvise_collapse, 60)
 
 /* ---- swap ---- */
 
-TEST_F_TIMEOUT(brk, swapon, 60)
+TEST_F(brk, swapon)
 {
 	struct trio *t = &self->t;
 	const size_t size = 64 * PAGE;
@@ -1554,7 +1554,7 @@ static void reclaim_all(struct __test_metadata *_metadata, const char *dir,
 	check_totals(0);
 }
 
-TEST_F_TIMEOUT(cgroup, reclaim, 60)
+TEST_F(cgroup, reclaim)
 {
 	struct trio *t = &self->t;
 
@@ -1563,7 +1563,7 @@ TEST_F_TIMEOUT(cgroup, reclaim, 60)
 }
 
 /* Reclaim finds and removes the page table entries of all aliases. */
-TEST_F_TIMEOUT(cgroup, reclaim_mapped, 60)
+TEST_F(cgroup, reclaim_mapped)
 {
 	struct trio *t = &self->t;
 	unsigned char *map[3];
@@ -1587,7 +1587,7 @@ TEST_F_TIMEOUT(cgroup, reclaim_mapped, 60)
 }
 
 /* A limit of the group that is lowered reclaims too. */
-TEST_F_TIMEOUT(cgroup, limit, 60)
+TEST_F(cgroup, limit)
 {
 	struct trio *t = &self->t;
 
@@ -1616,7 +1616,7 @@ static void mlocked_stays(struct __test_metadata *_metadata, const char *dir,
 	check_trio(t);
 }
 
-TEST_F_TIMEOUT(cgroup, mlocked, 60)
+TEST_F(cgroup, mlocked)
 {
 	unsigned char *map = file_map(_metadata, &self->t.a,
 				      PROT_READ | PROT_WRITE, MAP_SHARED);
@@ -1626,7 +1626,7 @@ TEST_F_TIMEOUT(cgroup, mlocked, 60)
 }
 
 /* The same in a mapping that can only be read */
-TEST_F_TIMEOUT(cgroup, mlocked_private, 60)
+TEST_F(cgroup, mlocked_private)
 {
 	unsigned char *map = file_map(_metadata, &self->t.a, PROT_READ,
 				      MAP_PRIVATE);
@@ -1636,7 +1636,7 @@ TEST_F_TIMEOUT(cgroup, mlocked_private, 60)
 	mlocked_stays(_metadata, self->dir, &self->t, map);
 }
 
-TEST_F_TIMEOUT(cgroup, mlocked_mapped, 60)
+TEST_F(cgroup, mlocked_mapped)
 {
 	unsigned char *map = file_map(_metadata, &self->t.a,
 				      PROT_READ | PROT_WRITE, MAP_SHARED);
@@ -1646,7 +1646,7 @@ TEST_F_TIMEOUT(cgroup, mlocked_mapped, 60)
 	mlocked_stays(_metadata, self->dir, &self->t, map);
 }
 
-TEST_F_TIMEOUT(cgroup, mlocked_on_fault, 60)
+TEST_F(cgroup, mlocked_on_fault)
 {
 	unsigned char *map = file_map(_metadata, &self->t.a,
 				      PROT_READ | PROT_WRITE, MAP_SHARED);
@@ -1657,7 +1657,7 @@ TEST_F_TIMEOUT(cgroup, mlocked_on_fault, 60)
 }
 
 /* What is locked stays locked when it is merged with yet more pages. */
-TEST_F_TIMEOUT(cgroup, mlocked_moved, 60)
+TEST_F(cgroup, mlocked_moved)
 {
 	struct trio *t = &self->t;
 	unsigned char *map;
@@ -1684,7 +1684,7 @@ TEST_F_TIMEOUT(cgroup, mlocked_moved, 60)
 }
 
 /* The group that pays for shared pages goes away, and they do not. */
-TEST_F_TIMEOUT(cgroup, gone, 60)
+TEST_F(cgroup, gone)
 {
 	struct trio *t = &self->t;
 	unsigned char *map;
@@ -1709,7 +1709,7 @@ TEST_F_TIMEOUT(cgroup, gone, 60)
  * More anonymous memory than the group may have goes to a swap file, while the
  * shared pages are in use and written to.
  */
-TEST_F_TIMEOUT(cgroup, swap, 240)
+TEST_F(cgroup, swap)
 {
 	struct trio *t = &self->t;
 	const size_t size = 32UL << 20;
@@ -1766,7 +1766,7 @@ TEST_F_TIMEOUT(cgroup, swap, 240)
  * shrinker; nodes of nothing but alias entries look much like them.  One page
  * in 64 makes many such nodes of few pages.
  */
-TEST_F_TIMEOUT(cgroup, shadow_node_shrinker, 90)
+TEST_F(cgroup, shadow_node_shrinker)
 {
 	struct trio *t = &self->t;
 	const size_t nr = 320, stride = 64;

@@ -570,7 +570,7 @@ static long now_ns(void)
  * Less than its share is no fault, for the machine may be slow; more is.  What
  * it may have saved up before is a second's worth.
  */
-TEST_F_TIMEOUT(events, quota, 60)
+TEST_F(events, quota)
 {
 	const long second = 1000000000;
 	long start, began, wall, took;
@@ -610,7 +610,7 @@ TEST_F(events, bad_numbers)
 }
 
 /* Who is written to all the time is let be, until that is over. */
-TEST_F_TIMEOUT(events, thrash, 60)
+TEST_F(events, thrash)
 {
 	long refused = counter(_metadata, "merge/refused_thrash");
 
@@ -640,7 +640,7 @@ TEST_F_TIMEOUT(events, thrash, 60)
 }
 
 /* While nobody listens there is room for so many notes, and for no more. */
-TEST_F_TIMEOUT(events, overflow, 120)
+TEST_F(events, overflow)
 {
 	const size_t nr = NBREAKS + 30, size = 2 * nr * PAGE;
 	long lost = counter(_metadata, "events_lost");

@@ -24,6 +24,10 @@
 
 #include "kselftest_harness.h"
 
+/* For tests that hang; how fast a machine is decides nothing. */
+#undef TEST_TIMEOUT_DEFAULT
+#define TEST_TIMEOUT_DEFAULT 240
+
 #define PAGE	4096UL
 
 #ifndef XFS_SUPER_MAGIC
@@ -285,12 +289,12 @@ static inline void __check_disk(struct __test_metadata *_metadata,
 
 #define check_disk(f) __check_disk(_metadata, f, __LINE__)
 
-/* What has no event to wait for is looked at again and again, for 20 s. */
+/* What has no event to wait for is looked at again and again, for 60 s. */
 #define WAIT_FOR(condition)						\
 	({								\
 		bool __true = false;					\
 									\
-		for (int __i = 0; __i < 2000 && !__true; __i++) {	\
+		for (int __i = 0; __i < 6000 && !__true; __i++) {	\
 			if (__i)					\
 				usleep(10000);				\
 			__true = (condition);				\

@@ -59,7 +59,7 @@ FIXTURE_TEARDOWN(hooks)
 /* ---- invalidation ---- */
 
 /* Dropping caches spares what is mapped, shared or not. */
-TEST_F_TIMEOUT(hooks, fadvise_mapped, 60)
+TEST_F(hooks, fadvise_mapped)
 {
 	struct file *b = &self->b;
 	unsigned char *map = file_map(_metadata, b, PROT_READ, MAP_SHARED);

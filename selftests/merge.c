@@ -298,7 +298,7 @@ TEST_F(merge, twice)
 }
 
 /* One page stands for very many, and the cap on that holds. */
-TEST_F_TIMEOUT(merge, many_aliases, 90)
+TEST_F(merge, many_aliases)
 {
 	long most = control ? 256 : counter(_metadata, "max_page_sharing");
 	const size_t nr = most + 50;
@@ -371,7 +371,7 @@ static long meminfo(struct __test_metadata *_metadata, const char *name)
 	return value;
 }
 
-TEST_F_TIMEOUT(merge, saves_memory, 60)
+TEST_F(merge, saves_memory)
 {
 	const size_t size = 2048 * PAGE;
 	long before, after, saved;

@@ -1409,7 +1409,7 @@ static void damon(struct __test_metadata *_metadata, const char *name,
 }
 
 /* DAMON finds that a mapping is not used, and throws its pages out. */
-TEST_F_TIMEOUT(mm, damon_pageout, 120)
+TEST_F(mm, damon_pageout)
 {
 	const char *scheme = DAMON "/0/contexts/0/schemes/0/action";
 	struct trio *t = &self->t;
@@ -1613,7 +1613,7 @@ static long movable_block(struct __test_metadata *_metadata)
 }
 
 /* Memory that is to be taken out of the machine holds shared pages. */
-TEST_F_TIMEOUT(mm, offline, 120)
+TEST_F(mm, offline)
 {
 	struct trio *t = &self->t;
 	struct pin_longterm_test pin = { .size = PAGE };
@@ -1702,7 +1702,7 @@ static void run_on(struct __test_metadata *_metadata, int node)
 }
 
 /* Pages follow the process that uses them. */
-TEST_F_TIMEOUT(mm, numa_balancing, 240)
+TEST_F(mm, numa_balancing)
 {
 	const char *knob = "/proc/sys/kernel/numa_balancing";
 	struct trio *t = &self->t;
@@ -1744,7 +1744,7 @@ static unsigned char *map_huge(struct __test_metadata *_metadata,
 }
 
 /* Files that khugepaged took into huge pages are merged after it. */
-TEST_F_TIMEOUT(mm, merge_collapsed, 120)
+TEST_F(mm, merge_collapsed)
 {
 	struct trio *t = &self->t;
 	unsigned char *area[2], *map[2];
@@ -1785,7 +1785,7 @@ TEST_F_TIMEOUT(mm, merge_collapsed, 120)
 }
 
 /* One shared page is among those that a huge page would take in. */
-TEST_F_TIMEOUT(mm, collapse_mixed, 120)
+TEST_F(mm, collapse_mixed)
 {
 	struct trio *t = &self->t;
 	unsigned char *area, *map;
@@ -1979,7 +1979,7 @@ FIXTURE_TEARDOWN(oracle)
 	test_end(_metadata, self->dir);
 }
 
-TEST_F_TIMEOUT(oracle, resident, 60)
+TEST_F(oracle, resident)
 {
 	for (int step = 0; step < NSTEPS; step++) {
 		EXPECT_EQ(0, memcmp(&self->views[0][step],

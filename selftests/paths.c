@@ -771,7 +771,7 @@ static void check_image(struct __test_metadata *_metadata,
 	check_totals(2 * IMAGE_PAGES - (end - first));
 }
 
-TEST_F_TIMEOUT(loop, read, 60)
+TEST_F(loop, read)
 {
 	const size_t len = NPAGES * PAGE;
 	unsigned char *buf = page_buffer(_metadata, len);
@@ -785,7 +785,7 @@ TEST_F_TIMEOUT(loop, read, 60)
 }
 
 /* Through the device's own page cache, and past it; not at page boundaries. */
-TEST_F_TIMEOUT(loop, write, 60)
+TEST_F(loop, write)
 {
 	int fd = open(self->dev, O_RDWR);
 	unsigned char *map;
@@ -810,7 +810,7 @@ TEST_F_TIMEOUT(loop, write, 60)
 }
 
 /* Punches holes into the image. */
-TEST_F_TIMEOUT(loop, discard, 60)
+TEST_F(loop, discard)
 {
 	__u64 range[2] = { 4 * PAGE + 512, 2 * PAGE };
 	unsigned char *map;
@@ -834,7 +834,7 @@ TEST_F_TIMEOUT(loop, discard, 60)
 }
 
 /* What was written to the image is what the device has. */
-TEST_F_TIMEOUT(loop, write_to_image, 60)
+TEST_F(loop, write_to_image)
 {
 	unsigned char *buf = page_buffer(_metadata, PAGE);
 
@@ -904,7 +904,7 @@ FIXTURE_TEARDOWN(image)
 	test_end(_metadata, self->dir);
 }
 
-TEST_F_TIMEOUT(image, mounted, 120)
+TEST_F(image, mounted)
 {
 	struct file f[2];
 	unsigned char *junk = page_buffer(_metadata, PAGE), *map;
@@ -1025,7 +1025,7 @@ static bool sleeps_in(struct __test_metadata *_metadata, pid_t pid, long nr)
 }
 
 /* Writers wait for the thaw; readers do not, and what is shared stays so. */
-TEST_F_TIMEOUT(mounted, freeze, 120)
+TEST_F(mounted, freeze)
 {
 	struct file *d = &self->d, *e = &self->e, f[2];
 	unsigned char *map;
@@ -1101,7 +1101,7 @@ static void reopen(struct __test_metadata *_metadata, struct file *f,
 }
 
 /* Shared pages stay when the file system becomes read-only, and merge then. */
-TEST_F_TIMEOUT(mounted, remount, 120)
+TEST_F(mounted, remount)
 {
 	struct file *d = &self->d, *e = &self->e;
 	unsigned char *map;
@@ -1137,7 +1137,7 @@ TEST_F_TIMEOUT(mounted, remount, 120)
 }
 
 /* Verified files have no part in merging; what they shared before stays. */
-TEST_F_TIMEOUT(mounted, enable_verity, 120)
+TEST_F(mounted, enable_verity)
 {
 	struct fsverity_enable_arg arg = {
 		.version = 1,
@@ -1232,7 +1232,7 @@ static int write_as_owner(struct __test_metadata *_metadata,
  * Holes are merged, and a write to them needs blocks that the quota does not
  * have: nothing may change.
  */
-TEST_F_TIMEOUT(mounted, quota, 120)
+TEST_F(mounted, quota)
 {
 	/* KiB: one block, for page 0 */
 	struct if_dqblk limit = { .dqb_bhardlimit = 4,
@@ -1303,7 +1303,7 @@ TEST_F_TIMEOUT(mounted, quota, 120)
  * The old kind of quota file is an ordinary one, until the kernel writes to its
  * blocks behind the back of the page cache.
  */
-TEST_F_TIMEOUT(mounted, quota_file, 120)
+TEST_F(mounted, quota_file)
 {
 	/*
 	 * An empty one: magic, version, grace times, two blocks of 1 KiB.  The
@@ -1457,12 +1457,12 @@ static void equal_numbers(struct __test_metadata *_metadata,
 	}
 }
 
-TEST_F_TIMEOUT(mounted, subvolumes, 120)
+TEST_F(mounted, subvolumes)
 {
 	equal_numbers(_metadata, self, false);
 }
 
-TEST_F_TIMEOUT(mounted, snapshot, 120)
+TEST_F(mounted, snapshot)
 {
 	equal_numbers(_metadata, self, true);
 }
@@ -1470,7 +1470,7 @@ TEST_F_TIMEOUT(mounted, snapshot, 120)
 /* ---- erofs ---- */
 
 /* Not on the list of what is merged, even below an overlay that is. */
-TEST_F_TIMEOUT(mounted, erofs, 120)
+TEST_F(mounted, erofs)
 {
 	struct manual_args args = {};
 	struct file *d = &self->d, *e = &self->e;

@@ -300,7 +300,7 @@ static void *rewrite(void *arg)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(policy, swap_under_load, 90)
+TEST_F(policy, swap_under_load)
 {
 	struct bpf_map *maps[2] = { self->skel->maps.churn_b,
 				    self->skel->maps.churn_a };
@@ -656,7 +656,7 @@ static void *swap(void *arg)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(policy, swap_and_reload, 90)
+TEST_F(policy, swap_and_reload)
 {
 	struct bpf_link *_Atomic link = NULL;
 	struct swapper s = { .skel = self->skel, .link = &link };

@@ -466,7 +466,7 @@ FIXTURE_TEARDOWN(race)
 	free(r);
 }
 
-TEST_F_TIMEOUT(race, run, 240)
+TEST_F(race, run)
 {
 	struct race *r = self->r;
 	struct worker workers[NFILES + NREADERS];

@@ -866,7 +866,7 @@ static bool cold_came_first(struct __test_metadata *_metadata,
 }
 
 /* Nothing while memory is at hand; under pressure all, in the end. */
-TEST_F_TIMEOUT(shipped, pressure, 120)
+TEST_F(shipped, pressure)
 {
 	struct file big;
 	long slices;

@@ -326,7 +326,7 @@ TEST_F(strict, drops)
 }
 
 /* More at a time than can wait to be freed */
-TEST_F_TIMEOUT(strict, many, 120)
+TEST_F(strict, many)
 {
 	const size_t nr = 3 * NR_FRAMES;
 	struct file d, e;
@@ -400,7 +400,7 @@ static long free_pages(struct __test_metadata *_metadata)
 }
 
 /* The reserve is there when it is on, and is not when it is off. */
-TEST_F_TIMEOUT(strict, reserve, 60)
+TEST_F(strict, reserve)
 {
 	bool given = false, taken = false;
 	long before;
@@ -419,7 +419,7 @@ TEST_F_TIMEOUT(strict, reserve, 60)
 }
 
 /* The knob is turned while a policy's verbs and writers are at work. */
-TEST_F_TIMEOUT(strict, turned, 120)
+TEST_F(strict, turned)
 {
 	pid_t pid = fork();
 
@@ -475,7 +475,7 @@ TEST_F(strict, knob)
 }
 
 /* Files of a file system that goes take all with them. */
-TEST_F_TIMEOUT(strict, umount, 120)
+TEST_F(strict, umount)
 {
 	char mnt[MAX_PATH];
 	struct file d, e;
@@ -504,7 +504,7 @@ static void keep_last_page(struct __test_metadata *_metadata,
 }
 
 /* Where memory is short nothing waits for ever, and no byte is wrong. */
-TEST_F_TIMEOUT(strict, pressure, 240)
+TEST_F(strict, pressure)
 {
 	const size_t nr = 4096;
 	char group[MAX_PATH];
