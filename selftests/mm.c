@@ -7,6 +7,7 @@
 #include <grp.h>
 #include <sched.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <liburing.h>
@@ -1840,18 +1841,19 @@ TEST_F(mm, futex_private)
 
 /*
  * The owner has a file that nobody else may read, and a watcher one that all
- * may read, with the same bytes.  Which pages the owner has in memory is none
- * of the watcher's business: it shall see the same whether they are shared or
- * not.  (That files are in one domain who should not be is what smaps tells.)
+ * may read, with the same bytes.  What the owner does with his is none of the
+ * watcher's business: the watcher shall see the same whether pages are shared or
+ * not.
  */
 enum step {
-	BOTH_MAP, MERGED, BOTH_TOUCH, OWNER_MAPS_MORE, OWNER_UNMAPS,
-	OWNER_DROPS, OWNER_WRITES, NSTEPS,
+	BOTH_MAP, MERGED, BOTH_TOUCH, OWNER_MAPS_MORE, OWNER_READS,
+	OWNER_UNMAPS, WATCHER_MAPS_MORE, OWNER_DROPS, OWNER_WRITES, NSTEPS,
 };
 
 static const char *const step_names[] = {
 	"both map their file", "merged", "both touch it again",
-	"the owner maps it twice more", "the owner unmaps it",
+	"the owner maps it twice more", "the owner reads it",
+	"the owner unmaps it", "the watcher maps its file once more",
 	"the owner drops it", "the owner writes to it",
 };
 
@@ -1860,6 +1862,92 @@ struct view {
 	unsigned char mincore[NPAGES];
 	bool cached[NPAGES];	/* read without waiting */
 };
+
+/* What the watcher's /proc says of its mapping */
+static const char *const smaps_fields[] = {
+	"Rss", "Pss", "Shared_Clean", "Private_Clean", "Referenced",
+};
+
+struct counts {
+	long smaps[ARRAY_SIZE(smaps_fields)];	/* in kB */
+	long mapmax;		/* of numa_maps; 0 if that says nothing */
+	bool exclusive[NPAGES];	/* bit 56 of pagemap */
+};
+
+/* Go to what "smaps" or "numa_maps" says of the mapping that begins at @map. */
+static FILE *open_maps(struct __test_metadata *_metadata, const char *name,
+		       const unsigned char *map, char *line, int size)
+{
+	char path[MAX_PATH];
+	FILE *in;
+
+	snprintf(path, MAX_PATH, "/proc/self/%s", name);
+	in = fopen(path, "r");
+	ASSERT_NE(NULL, in) TH_LOG("%s: %s", path, strerror(errno));
+	while (fgets(line, size, in))
+		if (strtoul(line, NULL, 16) == (unsigned long)map)
+			return in;
+	ASSERT_TRUE(false) TH_LOG("%s: no %p", path, map);
+	return in;
+}
+
+static void count_mappings(struct __test_metadata *_metadata, struct counts *c,
+			   unsigned char *map)
+{
+	size_t found = 0;
+	char line[1024];
+	char *mapmax;
+	FILE *in;
+	int fd;
+
+	in = open_maps(_metadata, "smaps", map, line, sizeof(line));
+	while (found < ARRAY_SIZE(smaps_fields) &&
+	       fgets(line, sizeof(line), in)) {
+		char format[64];
+
+		snprintf(format, sizeof(format), "%s: %%ld kB",
+			 smaps_fields[found]);
+		if (sscanf(line, format, &c->smaps[found]) == 1)
+			found++;
+	}
+	fclose(in);
+	ASSERT_EQ(ARRAY_SIZE(smaps_fields), found);
+
+	in = open_maps(_metadata, "numa_maps", map, line, sizeof(line));
+	mapmax = strstr(line, "mapmax=");
+	c->mapmax = mapmax ? atol(mapmax + strlen("mapmax=")) : 0;
+	fclose(in);
+
+	fd = open("/proc/self/pagemap", O_RDONLY);
+	ASSERT_LE(0, fd) TH_LOG("pagemap: %s", strerror(errno));
+	for (size_t i = 0; i < NPAGES; i++) {
+		__u64 entry;
+
+		ASSERT_EQ(sizeof(entry),
+			  pread(fd, &entry, sizeof(entry),
+				((unsigned long)map / PAGE + i) *
+				sizeof(entry)));
+		c->exclusive[i] = entry >> 56 & 1;
+	}
+	close(fd);
+}
+
+/* Can the watcher move its pages to another node?  The answers of the kernel */
+static void move_mapping(int *moved, unsigned char *map)
+{
+	void *pages[NPAGES];
+	int nodes[NPAGES];
+
+	for (size_t i = 0; i < NPAGES; i++)
+		pages[i] = map + i * PAGE;
+	/* Without nodes it tells where they are. */
+	syscall(SYS_move_pages, 0, (unsigned long)NPAGES, pages, NULL, moved,
+		0);
+	for (size_t i = 0; i < NPAGES; i++)
+		nodes[i] = !moved[i];
+	syscall(SYS_move_pages, 0, (unsigned long)NPAGES, pages, nodes, moved,
+		2 /* MPOL_MF_MOVE */);
+}
 
 static void watch(struct __test_metadata *_metadata, struct view *v, int fd,
 		  unsigned char *map)
@@ -1873,17 +1961,24 @@ static void watch(struct __test_metadata *_metadata, struct view *v, int fd,
 	ASSERT_EQ(0, mincore(map, NPAGES * PAGE, v->mincore));
 }
 
+struct seen {
+	struct view views[NSTEPS];
+	struct counts counts[NSTEPS];
+	int moved[NSTEPS][NPAGES];
+};
+
 /* The watcher looks when it is told to, and touches its pages before that. */
 static void watcher(struct __test_metadata *_metadata, const struct file *f,
-		    const struct file *secret, struct view *views, int sock)
+		    const struct file *secret, struct seen *seen, int sock)
 {
-	unsigned char *map;
+	unsigned char *map, *more = MAP_FAILED;
 	char touch_first;
 	int fd;
 
 	ASSERT_EQ(0, setgroups(0, NULL));
 	ASSERT_EQ(0, setresgid(NOBODY, NOBODY, NOBODY));
 	ASSERT_EQ(0, setresuid(NOBODY, NOBODY, NOBODY));
+	ASSERT_EQ(0, prctl(PR_SET_DUMPABLE, 1));
 	EXPECT_EQ(-1, open(secret->path, O_RDONLY));
 	fd = open(f->path, O_RDONLY);
 	ASSERT_LE(0, fd) TH_LOG("%s: %s", f->path, strerror(errno));
@@ -1891,9 +1986,19 @@ static void watcher(struct __test_metadata *_metadata, const struct file *f,
 	ASSERT_NE(MAP_FAILED, map);
 	for (int step = 0; step < NSTEPS; step++) {
 		ASSERT_EQ(1, read(sock, &touch_first, 1));
+		if (step == WATCHER_MAPS_MORE) {
+			more = mmap(NULL, NPAGES * PAGE, PROT_READ, MAP_SHARED,
+				    fd, 0);
+			ASSERT_NE(MAP_FAILED, more);
+			touch(more, NPAGES * PAGE);
+		}
 		if (touch_first)
 			touch(map, NPAGES * PAGE);
-		watch(_metadata, &views[step], fd, map);
+		count_mappings(_metadata, &seen->counts[step], map);
+		watch(_metadata, &seen->views[step], fd, map);
+		move_mapping(seen->moved[step], map);
+		/* What the watcher has read by itself is not to count. */
+		ASSERT_EQ(0, write_text("/proc/self/clear_refs", "1"));
 		tell(_metadata, sock);
 	}
 	_exit(_metadata->exit_code);
@@ -1901,11 +2006,11 @@ static void watcher(struct __test_metadata *_metadata, const struct file *f,
 
 FIXTURE(oracle) {
 	char dir[MAX_PATH];
-	struct view *views[2];	/* with pages that are not shared, and are */
+	struct seen *seen[2];	/* with pages that are not shared, and are */
 };
 
 static void watch_steps(struct __test_metadata *_metadata, const char *dir,
-			bool shared, struct view *views)
+			bool shared, struct seen *seen)
 {
 	unsigned char *map[3] = {};
 	struct file f, secret;
@@ -1919,7 +2024,7 @@ static void watch_steps(struct __test_metadata *_metadata, const char *dir,
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid)
-		watcher(_metadata, &f, &secret, views, sock[1]);
+		watcher(_metadata, &f, &secret, seen, sock[1]);
 	for (int step = 0; step < NSTEPS; step++) {
 		char touch_first = step == BOTH_MAP || step == BOTH_TOUCH;
 
@@ -1934,6 +2039,10 @@ static void watch_steps(struct __test_metadata *_metadata, const char *dir,
 						  PROT_READ, MAP_SHARED);
 				touch(map[i], NPAGES * PAGE);
 			}
+		}
+		if (step == OWNER_READS) {
+			for (int i = 0; i < 3; i++)
+				check_file(&secret);
 		}
 		if (step == OWNER_UNMAPS) {
 			for (int i = 0; i < 3; i++)
@@ -1964,28 +2073,75 @@ FIXTURE_SETUP(oracle)
 	test_begin(_metadata, self->dir);
 	ASSERT_EQ(0, chmod(self->dir, 0755));
 	for (int i = 0; i < 2; i++) {
-		self->views[i] = mmap(NULL, NSTEPS * sizeof(struct view),
-				      PROT_READ | PROT_WRITE,
-				      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-		ASSERT_NE(MAP_FAILED, self->views[i]);
-		watch_steps(_metadata, self->dir, i, self->views[i]);
+		self->seen[i] = mmap(NULL, sizeof(struct seen),
+				     PROT_READ | PROT_WRITE,
+				     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+		ASSERT_NE(MAP_FAILED, self->seen[i]);
+		watch_steps(_metadata, self->dir, i, self->seen[i]);
 	}
 }
 
 FIXTURE_TEARDOWN(oracle)
 {
 	for (int i = 0; i < 2; i++)
-		munmap(self->views[i], NSTEPS * sizeof(struct view));
+		munmap(self->seen[i], sizeof(struct seen));
 	test_end(_metadata, self->dir);
 }
 
 TEST_F(oracle, resident)
 {
 	for (int step = 0; step < NSTEPS; step++) {
-		EXPECT_EQ(0, memcmp(&self->views[0][step],
-				    &self->views[1][step],
+		EXPECT_EQ(0, memcmp(&self->seen[0]->views[step],
+				    &self->seen[1]->views[step],
 				    sizeof(struct view))) {
 			TH_LOG("when %s", step_names[step]);
+		}
+	}
+}
+
+TEST_F(oracle, mappings)
+{
+	for (int step = 0; step < NSTEPS; step++) {
+		const struct counts *plain = &self->seen[0]->counts[step];
+		const struct counts *shared = &self->seen[1]->counts[step];
+
+		/* Its pages were taken out of the page table. */
+		if (step == MERGED)
+			continue;
+		for (size_t i = 0; i < ARRAY_SIZE(smaps_fields); i++) {
+			EXPECT_EQ(plain->smaps[i], shared->smaps[i]) {
+				TH_LOG("%s when %s", smaps_fields[i],
+				       step_names[step]);
+			}
+		}
+		EXPECT_EQ(plain->mapmax, shared->mapmax) {
+			TH_LOG("mapmax when %s", step_names[step]);
+		}
+		EXPECT_EQ(0, memcmp(plain->exclusive, shared->exclusive,
+				    sizeof(plain->exclusive))) {
+			TH_LOG("pagemap when %s", step_names[step]);
+		}
+	}
+	/* The test can see all that: */
+	EXPECT_EQ(NPAGES * PAGE / 1024,
+		  self->seen[1]->counts[OWNER_UNMAPS].smaps[3]);
+	EXPECT_EQ(NPAGES * PAGE / 1024,
+		  self->seen[1]->counts[WATCHER_MAPS_MORE].smaps[2]);
+	EXPECT_EQ(2, self->seen[1]->counts[WATCHER_MAPS_MORE].mapmax);
+}
+
+TEST_F(oracle, move_pages)
+{
+	const int (*moved)[NPAGES] = self->seen[1]->moved;
+
+	if (access("/sys/devices/system/node/node1", F_OK))
+		SKIP(return, "one node: try NUMA=2");
+	SKIP_IF_CONTROL();
+	for (int step = BOTH_TOUCH; step < NSTEPS; step++) {
+		for (size_t i = 0; i < NPAGES; i++) {
+			EXPECT_EQ(-EACCES, moved[step][i]) {
+				TH_LOG("page %zu when %s", i, step_names[step]);
+			}
 		}
 	}
 }
