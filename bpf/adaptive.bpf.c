@@ -141,7 +141,7 @@ static __always_inline bool is_write(__u32 reason)
 	case KSM_EXT_BROKEN_write_fault:
 	case KSM_EXT_BROKEN_write:
 	case KSM_EXT_BROKEN_truncate:
-	case KSM_EXT_BROKEN_invalidate:
+	case KSM_EXT_BROKEN_direct_io:
 	case KSM_EXT_BROKEN_unshare:
 		return true;
 	}

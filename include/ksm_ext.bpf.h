@@ -186,6 +186,16 @@ extern int ksm_ext_page_info(u64 file, u64 index,
 			     struct ksm_ext_page_info *info,
 			     u32 info__sz) __ksym;
 
+/**
+ * ksm_ext_file_domain() - the trust domain that the policy in charge has a file in
+ * @file:	id of the file
+ * @domain:	filled in; 0 if the policy never merges this file
+ *
+ * Return: 0, -ESRCH when no policy is in charge, or another errno as for
+ * ksm_ext_file_stat().
+ */
+extern int ksm_ext_file_domain(u64 file, u64 *domain) __ksym __weak;
+
 /*
  * Walk of the files of which pages were just read, for scans of policies with
  * KSM_EXT_EVENTS in their flags:
@@ -254,11 +264,16 @@ extern int ksm_ext_dump_bstr(const char *fmt__str, unsigned long long *data,
  * ksm_ext_owner_domain() - the trust domain that the policies here use
  * @file:	facts about the file
  *
+ * Where a file system is mounted with other ids, its owner is not who @file
+ * says: then only files that all may read are merged.
+ *
  * Return: as ksm_ext_domain_of() does, which says why.
  */
 static __always_inline u64
 ksm_ext_owner_domain(const struct ksm_ext_file_stat *file)
 {
+	if ((file->flags & KSM_EXT_FILE_IDMAPPED) && !(file->mode & 0004))
+		return 0;
 	return ksm_ext_domain_of(file->mode, file->uid, file->gid);
 }
 

@@ -19,17 +19,18 @@
  * Files share pages only with files of the same owner that the same others may
  * read, and only when nobody but the owner may write them.  Whoever can write
  * one of the files and time the write could otherwise learn what a file holds
- * that is not theirs; whoever can map one sees in /proc/self/smaps whether its
- * pages are mapped elsewhere.
+ * that is not theirs; whoever can map one can tell by the time that a read takes
+ * whether somebody else uses the same bytes.
  *
- * Return: the domain, 0 (never merge) for files others may write.
+ * Return: the domain, 0 (never merge) for files that others may write, and those
+ * of nobody (an id of -1).
  */
 static inline __attribute__((always_inline)) __u64
 ksm_ext_domain_of(__u32 mode, __u32 uid, __u32 gid)
 {
 	const __u32 nobody = -1;	/* neither a uid nor a gid */
 
-	if (mode & 0022)
+	if ((mode & 0022) || uid == nobody || gid == nobody)
 		return 0;
 	/* Inverted, so that none of them is 0 */
 	if (mode & 0004)

@@ -120,7 +120,8 @@ configure()
 		else
 			grep -qxF "$sym=$value" "$obj/.config"
 		fi || die "this kernel's Kconfig refuses $sym=$value"
-	done < <(cat "${fragments[@]}" | grep '^CONFIG_')
+	done < <(cat "${fragments[@]}" | grep '^CONFIG_' | tac |
+		awk -F= '!seen[$1]++')	# the last one counts
 }
 
 libbpf()

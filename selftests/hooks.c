@@ -653,8 +653,8 @@ TEST_F(hooks, verity)
 /* ---- why pages stopped being shared ---- */
 
 static const char *const reasons[] = {
-	"write_fault", "write", "truncate", "invalidate", "unshare", "reclaim",
-	"replaced", "unmerge",
+	"write_fault", "write", "truncate", "direct_io", "invalidate",
+	"unshare", "reclaim", "replaced", "unmerge",
 };
 
 #define NREASONS ARRAY_SIZE(reasons)
@@ -763,7 +763,7 @@ TEST_F(reasons, truncate)
 }
 
 /* Direct writes may go through the page cache: of btrfs for the checksums. */
-TEST_F(reasons, invalidate)
+TEST_F(reasons, direct_io)
 {
 	unsigned char *buf = page_buffer(_metadata, PAGE);
 	int fd = open(self->b.path, O_RDWR | O_DIRECT);
@@ -775,12 +775,16 @@ TEST_F(reasons, invalidate)
 		fill(buf, PAGE, 99);
 		ASSERT_EQ(PAGE, pwrite(fd, buf, PAGE, HIT * PAGE));
 		model_write(_metadata, &self->b, HIT * PAGE, buf, PAGE);
-		expect_reason(_metadata, self, "invalidate", 1);
+		expect_reason(_metadata, self, "direct_io", 1);
 	}
-	drop_file(_metadata, &self->b);
-	expect_reason(_metadata, self, "invalidate", NPAGES);
 	close(fd);
 	free(buf);
+}
+
+TEST_F(reasons, invalidate)
+{
+	drop_file(_metadata, &self->b);
+	expect_reason(_metadata, self, "invalidate", NPAGES);
 }
 
 TEST_F(reasons, unshare)

@@ -91,8 +91,8 @@ static inline void __check_totals(struct __test_metadata *_metadata,
 static inline long all_breaks(struct __test_metadata *_metadata)
 {
 	static const char *const reasons[] = {
-		"write_fault", "write", "truncate", "invalidate", "unshare",
-		"reclaim", "replaced", "unmerge",
+		"write_fault", "write", "truncate", "direct_io", "invalidate",
+		"unshare", "reclaim", "replaced", "unmerge",
 	};
 	long sum = 0;
 

@@ -7,6 +7,7 @@
 #include <grp.h>
 #include <sched.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -1759,8 +1760,10 @@ TEST_F(mm, merge_collapsed)
 		ASSERT_LE(0, f[i].fd);
 		map[i] = map_huge(_metadata, &f[i], &area[i]);
 		touch(map[i], HUGE);
-		if (madvise(map[i], HUGE, MADV_COLLAPSE))
-			ksft_print_msg("not collapsed: %s\n", strerror(errno));
+		drain_lru();
+		EXPECT_EQ(0, madvise(map[i], HUGE, MADV_COLLAPSE)) {
+			TH_LOG("not collapsed: %s", strerror(errno));
+		}
 	}
 	ASSERT_EQ(4, merge_pages(_metadata, &f[0], HIT, &f[1], HIT, 4));
 	for (int i = 0; i < 2; i++) {
@@ -1835,6 +1838,99 @@ TEST_F(mm, futex_private)
 			      &no_time, NULL, 0));
 	EXPECT_EQ(EAGAIN, errno) TH_LOG("%s", strerror(errno));
 	file_unmap(&t->a, (unsigned char *)map);
+}
+
+/* ---- charges that move from one memory cgroup to another ---- */
+
+/* Version 1 of memory cgroups moves them with the process that maps the pages. */
+FIXTURE(moves) {
+	char mnt[MAX_PATH];
+	char dir[2][MAX_PATH];
+	struct trio t;
+	bool mounted;
+};
+
+static long usage(struct __test_metadata *_metadata, const char *dir)
+{
+	char path[2 * MAX_PATH], text[64];
+
+	snprintf(path, sizeof(path), "%s/memory.usage_in_bytes", dir);
+	ASSERT_EQ(0, read_text(path, text, sizeof(text)));
+	return atol(text);
+}
+
+/* The controller changes versions when nobody uses it, nor has memory left. */
+static int mount_memcg(const char *mnt)
+{
+	for (int i = 0; i < MAX_TRIES; i++) {
+		cgroup_write(CGROUP, "cgroup.subtree_control", "-memory");
+		if (!mount("none", mnt, "cgroup", 0, "memory"))
+			return 0;
+		write_text("/proc/sys/vm/drop_caches", "3");
+		usleep(20000);
+	}
+	return -errno;
+}
+
+FIXTURE_SETUP(moves)
+{
+	snprintf(self->mnt, MAX_PATH, "/tmp/memory.%d", getpid());
+	ASSERT_EQ(0, mkdir(self->mnt, 0755));
+	ASSERT_EQ(0, mount_memcg(self->mnt)) {
+		TH_LOG("%s (CONFIG_MEMCG_V1?)", strerror(errno));
+	}
+	self->mounted = true;
+	for (int i = 0; i < 2; i++) {
+		ASSERT_GT(MAX_PATH, snprintf(self->dir[i], MAX_PATH, "%s/%d",
+					     self->mnt, i));
+		ASSERT_EQ(0, mkdir(self->dir[i], 0755));
+		/* Anonymous memory, and files */
+		ASSERT_EQ(0, cgroup_write(self->dir[i],
+					  "memory.move_charge_at_immigrate",
+					  "3"));
+	}
+	ASSERT_EQ(0, cgroup_write(self->dir[0], "cgroup.procs", "0"));
+	trio_begin(_metadata, &self->t);
+}
+
+FIXTURE_TEARDOWN(moves)
+{
+	trio_end(_metadata, &self->t);
+	if (self->mounted) {
+		EXPECT_EQ(0, cgroup_write(self->mnt, "cgroup.procs", "0"));
+		for (int i = 0; i < 2; i++)
+			EXPECT_EQ(0, rmdir(self->dir[i]));
+		EXPECT_EQ(0, umount(self->mnt));
+	}
+	rmdir(self->mnt);
+}
+
+TEST_F(moves, charge)
+{
+	struct trio *t = &self->t;
+	unsigned char *map[2];
+	long before;
+
+	/* Pages that are in the page table, and pages that are not */
+	map[0] = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
+	map[1] = file_map(_metadata, &t->b, PROT_READ, MAP_SHARED);
+	for (int i = 0; i < 4; i++) {
+		before = usage(_metadata, self->dir[!(i % 2)]);
+		ASSERT_EQ(0, cgroup_write(self->dir[!(i % 2)], "cgroup.procs",
+					  "0"));
+		EXPECT_LE(before + (long)(NPAGES * PAGE),
+			  usage(_metadata, self->dir[!(i % 2)]));
+		check_broken(t, 0, 0);
+		check_map(&t->a, map[0]);
+		check_map(&t->b, map[1]);
+	}
+	write_both_ways(_metadata, t, map[0]);
+	file_unmap(&t->a, map[0]);
+	file_unmap(&t->b, map[1]);
+	for (int i = 0; i < 2; i++)
+		ASSERT_EQ(0, cgroup_write(self->dir[i], "memory.force_empty",
+					  "0"));
+	check_trio(t);
 }
 
 /* ---- what somebody without privileges can tell ---- */

@@ -1469,24 +1469,216 @@ TEST_F(mounted, snapshot)
 
 /* ---- erofs ---- */
 
-/* Not on the list of what is merged, even below an overlay that is. */
-TEST_F(mounted, erofs)
+/*
+ * Files of a read-only file system share with each other, and with one that can
+ * be written.
+ */
+static void erofs(struct __test_metadata *_metadata,
+		  FIXTURE_DATA(mounted) *self, const char *options)
 {
-	struct manual_args args = {};
-	struct file *d = &self->d, *e = &self->e;
+	struct file *d = &self->d, *e = &self->e, f;
+	unsigned char *map[2];
 
-	SKIP_IF_CONTROL();
 	file_create(_metadata, d, self->dir, "d", SIZE, 1);
 	ASSERT_EQ(0, run("mkdir %s/tree %s/mnt && cp %s %s/tree/e && "
-			 "mkfs.erofs %s/mnt.img %s/tree >/dev/null", self->dir,
-			 self->dir, d->path, self->dir, self->dir, self->dir));
+			 "cp %s %s/tree/f && mkfs.erofs %s %s/mnt.img %s/tree "
+			 ">/dev/null", self->dir, self->dir, d->path, self->dir,
+			 d->path, self->dir, options, self->dir, self->dir));
 	ASSERT_GT(MAX_PATH, snprintf(self->mnt, MAX_PATH, "%s/mnt", self->dir));
 	ASSERT_EQ(0, run("mount -t erofs -o loop %s.img %s", self->mnt,
 			 self->mnt));
 	file_open(_metadata, e, self->mnt, "e", O_RDONLY, d);
+	file_open(_metadata, &f, self->mnt, "f", O_RDONLY, d);
+	read_to_cache(_metadata, e);
+	read_to_cache(_metadata, &f);
+	merge_all(e, &f);
+	merge_all(e, d);
+	check_totals(3 * NPAGES);
+	for (size_t i = 0; i < NPAGES; i++) {
+		EXPECT_SHARED(e, i, &f, i);
+		EXPECT_SHARED(e, i, d, i);
+	}
+	map[0] = file_map(_metadata, e, PROT_READ, MAP_SHARED);
+	map[1] = file_map(_metadata, d, PROT_READ | PROT_WRITE, MAP_SHARED);
+	touch(map[0], SIZE);
+	touch(map[1], SIZE);
+
+	ASSERT_EQ(100, pwrite(d->fd, self->junk, 100, HIT * PAGE + 5));
+	model_write(_metadata, d, HIT * PAGE + 5, self->junk, 100);
+	memcpy(map[1] + 5 * PAGE, self->junk, 100);
+	model_write(_metadata, d, 5 * PAGE, self->junk, 100);
+	check_map(d, map[1]);
+	check_map(e, map[0]);
+	check_file(d);
+	check_disk(d);
 	check_file(e);
-	EXPECT_EQ(-ENOENT, find_file(_metadata, e, &args));
-	EXPECT_EQ(0, find_file(_metadata, d, &args));
+	check_file(&f);
+	check_totals(3 * NPAGES - 2);
+
+	/* What is dropped can be read again, and be merged again. */
+	file_unmap(e, map[0]);
+	drop_file(_metadata, e);
+	check_file(e);
+	EXPECT_SHARED(&f, 0, d, 0);
+	merge_all(&f, e);
+	EXPECT_SHARED(e, 0, d, 0);
+	check_file(e);
+	file_unmap(d, map[1]);
+	file_close(&f);
+}
+
+TEST_F(mounted, erofs)
+{
+	erofs(_metadata, self, "");
+}
+
+TEST_F(mounted, erofs_compressed)
+{
+	erofs(_metadata, self, "-zlz4");
+}
+
+/* ---- NFS ---- */
+
+#define RPC_CACHE "/proc/net/rpc/"
+
+/* A served by the kernel's own server, and mounted by its own client */
+FIXTURE(nfs) {
+	struct trio t;
+	char mnt[MAX_PATH];
+	struct file file;		/* A, as seen through NFS */
+};
+
+/* Tell the server what otherwise its daemons do. */
+static void tell_server(struct __test_metadata *_metadata, const char *file,
+			const char *format, ...)
+{
+	char text[2 * MAX_PATH];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	ASSERT_EQ(0, write_text(file, text)) {
+		TH_LOG("%s: %s: %s", file, text, strerror(errno));
+	}
+}
+
+static void forget_exports(struct __test_metadata *_metadata)
+{
+	static const char *const caches[] = {
+		"nfsd.fh", "nfsd.export", "auth.unix.ip",
+	};
+	char path[MAX_PATH];
+
+	for (size_t i = 0; i < ARRAY_SIZE(caches); i++) {
+		snprintf(path, MAX_PATH, RPC_CACHE "%s/flush", caches[i]);
+		tell_server(_metadata, path, "%ld\n", time(NULL) + 1);
+	}
+}
+
+FIXTURE_SETUP(nfs)
+{
+	struct trio *t = &self->t;
+
+	trio_begin(_metadata, t);
+	ASSERT_GT(MAX_PATH, snprintf(self->mnt, MAX_PATH, "%s/mnt", t->dir));
+	ASSERT_EQ(0, mkdir(self->mnt, 0755));
+	ASSERT_EQ(0, mount("nfsd", "/proc/fs/nfsd", "nfsd", 0, NULL)) {
+		TH_LOG("%s (CONFIG_NFSD?)", strerror(errno));
+	}
+	tell_server(_metadata, "/proc/fs/nfsd/versions", "-3 +4 +4.1 +4.2\n");
+	tell_server(_metadata, "/proc/fs/nfsd/portlist", "tcp 2049\n");
+	tell_server(_metadata, "/proc/fs/nfsd/threads", "2\n");
+	tell_server(_metadata, "/proc/fs/nfsd/v4_end_grace", "Y\n");
+	tell_server(_metadata, RPC_CACHE "auth.unix.ip/channel",
+		    "nfsd 127.0.0.1 2147483647 ksm_ext\n");
+	/* NFSEXP_FSID, NFSEXP_NOSUBTREECHECK, NFSEXP_INSECURE_PORT */
+	tell_server(_metadata, RPC_CACHE "nfsd.export/channel",
+		    "ksm_ext %s 2147483647 %d 65534 65534 0\n", t->dir,
+		    0x2000 | 0x400 | 0x2);
+	tell_server(_metadata, RPC_CACHE "nfsd.fh/channel",
+		    "ksm_ext 1 \\x00000000 2147483647 %s\n", t->dir);
+	ASSERT_EQ(0, mount("127.0.0.1:/", self->mnt, "nfs4", 0,
+			   "addr=127.0.0.1,clientaddr=127.0.0.1,vers=4.2")) {
+		TH_LOG("%s", strerror(errno));
+	}
+	file_open(_metadata, &self->file, self->mnt, "a", O_RDWR, &t->a);
+}
+
+FIXTURE_TEARDOWN(nfs)
+{
+	file_close(&self->file);
+	EXPECT_EQ(0, umount(self->mnt));
+	tell_server(_metadata, "/proc/fs/nfsd/threads", "0\n");
+	forget_exports(_metadata);
+	EXPECT_EQ(0, umount("/proc/fs/nfsd"));
+	trio_end(_metadata, &self->t);
+}
+
+/* What the client has done to its file was done to A. */
+#define check_served(first, end)					\
+	do {								\
+		memcpy(self->t.a.want, self->file.want, SIZE);		\
+		check_file(&self->file);				\
+		check_broken(&self->t, first, end);			\
+	} while (0)
+
+TEST_F(nfs, read)
+{
+	unsigned char *map = file_map(_metadata, &self->file, PROT_READ,
+				      MAP_SHARED);
+
+	check_map(&self->file, map);
+	file_unmap(&self->file, map);
+	check_disk(&self->file);
+	check_served(0, 0);
+}
+
+TEST_F(nfs, write)
+{
+	struct file *f = &self->file;
+	unsigned char *map;
+	int fd;
+
+	map = file_map(_metadata, f, PROT_READ | PROT_WRITE, MAP_SHARED);
+	ASSERT_EQ(100, pwrite(f->fd, self->t.junk, 100, HIT * PAGE + 50));
+	model_write(_metadata, f, HIT * PAGE + 50, self->t.junk, 100);
+	memcpy(map + (HIT + 1) * PAGE, self->t.junk, 100);
+	model_write(_metadata, f, (HIT + 1) * PAGE, self->t.junk, 100);
+	ASSERT_EQ(0, msync(map, SIZE, MS_SYNC));
+	ASSERT_EQ(0, fsync(f->fd));
+	file_unmap(f, map);
+	fd = open(f->path, O_RDWR | O_DIRECT);
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(PAGE, pwrite(fd, self->t.junk, PAGE, (HIT + 2) * PAGE));
+	model_write(_metadata, f, (HIT + 2) * PAGE, self->t.junk, PAGE);
+	close(fd);
+	check_served(HIT, HIT + 3);
+}
+
+/* The server copies, or clones, by itself. */
+TEST_F(nfs, copy_file_range)
+{
+	struct file *f = &self->file, other;
+	loff_t from = 0, to = HIT * PAGE;
+
+	file_create(_metadata, &other, self->mnt, "other", 2 * PAGE, 5);
+	ASSERT_EQ(2 * PAGE, copy_file_range(other.fd, &from, f->fd, &to,
+					    2 * PAGE, 0));
+	model_write(_metadata, f, HIT * PAGE, other.want, 2 * PAGE);
+	ASSERT_EQ(0, fsync(f->fd));
+	file_close(&other);
+	check_served(HIT, HIT + 2);
+}
+
+TEST_F(nfs, punch_hole)
+{
+	struct file *f = &self->file;
+
+	ASSERT_EQ(0, fallocate(f->fd, FALLOC_FL_PUNCH_HOLE |
+			       FALLOC_FL_KEEP_SIZE, HIT * PAGE, 2 * PAGE));
+	model_zero(f, HIT * PAGE, 2 * PAGE);
+	check_served(HIT, HIT + 2);
 }
 
 MANUAL_TEST_MAIN
