@@ -50,10 +50,15 @@
 #define COMPACT		(1 << 10)
 #define MOVE		(1 << 11)
 #define UNMERGE		(1 << 12)
+/* A neighbour makes a file's only mapping longer and shorter. */
+#define EXTEND		(1 << 13)
+/* That is mapped again in its place. */
+#define REMAP		(1 << 14)
 
 #define HOLES		(PUNCH | TRUNCATE)
+#define ONE_MAPPING	(EXTEND | REMAP)
 #define DISTURB		(FADVISE | DROP_CACHES | PAGEOUT | COMPACT | MOVE | \
-			 UNMERGE)
+			 UNMERGE | EXTEND | REMAP)
 
 struct page_state {
 	atomic_ulong started;
@@ -354,6 +359,28 @@ static void move_all(struct race *r, int file, int node)
 		MPOL_MF_MOVE_ALL);
 }
 
+/*
+ * While the bounds of a mapping move, or when one is unmapped, the file is for
+ * a moment not among those that are mapped.
+ */
+static void extend(struct race *r, int file)
+{
+	void *end = r->map[file][0] + SIZE;
+
+	if (mmap(end, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+		 r->files[file].fd, SIZE) != end || munmap(end, SIZE))
+		fail(r, "extending a mapping: %s", strerror(errno));
+}
+
+static void remap(struct race *r, int file)
+{
+	void *map = r->map[file][0];
+
+	if (mmap(map, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+		 r->files[file].fd, 0) != map)
+		fail(r, "mapping again: %s", strerror(errno));
+}
+
 static void *disturber(void *arg)
 {
 	struct merger *m = arg;
@@ -373,6 +400,10 @@ static void *disturber(void *arg)
 			write_text("/proc/sys/vm/compact_memory", "1");
 		if (r->what & MOVE)
 			move_all(r, file, i / NFILES % 2);
+		if (r->what & EXTEND)
+			extend(r, file);
+		if (r->what & REMAP)
+			remap(r, file);
 		if ((r->what & UNMERGE) && !control) {
 			struct manual_args args = {
 				.dst = m->id[file],
@@ -409,9 +440,29 @@ FIXTURE_VARIANT_ADD(race, pageout) { WRITE | STORE | PAGEOUT };
 FIXTURE_VARIANT_ADD(race, compact) { WRITE | STORE | COMPACT };
 FIXTURE_VARIANT_ADD(race, move) { WRITE | STORE | MOVE };
 FIXTURE_VARIANT_ADD(race, unmerge) { WRITE | STORE | UNMERGE };
+FIXTURE_VARIANT_ADD(race, extend) { WRITE | DIRECT | EXTEND };
+FIXTURE_VARIANT_ADD(race, remap) { WRITE | DIRECT | REMAP };
 FIXTURE_VARIANT_ADD(race, everything) {
 	WRITE | STORE | DIRECT | PUNCH | FADVISE | PAGEOUT | UNMERGE
 };
+
+/* Where there is room for another one behind it. */
+static unsigned char *map_file(struct __test_metadata *_metadata,
+			       struct race *r, struct file *f)
+{
+	unsigned char *area;
+
+	if (!(r->what & ONE_MAPPING))
+		return file_map(_metadata, f, PROT_READ | PROT_WRITE,
+				MAP_SHARED);
+	area = mmap(NULL, 2 * SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+		    0);
+	ASSERT_NE(MAP_FAILED, area);
+	ASSERT_EQ(0, munmap(area + SIZE, SIZE));
+	ASSERT_EQ(area, mmap(area, SIZE, PROT_READ | PROT_WRITE,
+			     MAP_SHARED | MAP_FIXED, f->fd, 0));
+	return area;
+}
 
 FIXTURE_SETUP(race)
 {
@@ -445,9 +496,8 @@ FIXTURE_SETUP(race)
 		ASSERT_LE(0, r->direct[i]);
 		ASSERT_EQ(0, io_setup(1, &r->aio[i]));
 		for (int j = 0; j < 2; j++)
-			r->map[i][j] = file_map(_metadata, f,
-						PROT_READ | PROT_WRITE,
-						MAP_SHARED);
+			r->map[i][j] = j && (r->what & ONE_MAPPING) ?
+				       r->map[i][0] : map_file(_metadata, r, f);
 	}
 }
 
@@ -456,7 +506,7 @@ FIXTURE_TEARDOWN(race)
 	struct race *r = self->r;
 
 	for (int i = 0; i < NFILES; i++) {
-		for (int j = 0; j < 2; j++)
+		for (int j = 0; j < (r->what & ONE_MAPPING ? 1 : 2); j++)
 			file_unmap(&r->files[i], r->map[i][j]);
 		io_destroy(r->aio[i]);
 		close(r->direct[i]);
@@ -519,6 +569,94 @@ TEST_F(race, run)
 	if (!control) {
 		EXPECT_LE(r->rounds, all_breaks(_metadata) - before);
 	}
+}
+
+/* ---- files that grow within a page ---- */
+
+/* Bytes that a file has, and those that are appended: none of them is 0. */
+#define HEAD		100
+#define GROWN		4000
+
+struct growth {
+	struct file files[2];
+	atomic_bool stop;
+	atomic_size_t size;	/* at least */
+	struct failure failure;
+	unsigned int short_reads;
+};
+
+/* What it gets was written, and it gets what was written before it asked. */
+static void *tail_reader(void *arg)
+{
+	struct growth *g = arg;
+	unsigned char buf[PAGE];
+
+	while (!g->stop && !g->failure.seen) {
+		size_t size = g->size;
+		ssize_t n = pread(g->files[0].fd, buf, PAGE, 0);
+
+		if (n < (ssize_t)size) {
+			snprintf(g->failure.what, sizeof(g->failure.what),
+				 "%zd bytes of %zu", n, size);
+			g->failure.seen = true;
+		}
+		for (ssize_t i = 0; i < n && !g->failure.seen; i++) {
+			if (buf[i] == g->files[0].want[i])
+				continue;
+			snprintf(g->failure.what, sizeof(g->failure.what),
+				 "byte %zd of %zd is 0x%02x", i, n, buf[i]);
+			g->failure.seen = true;
+		}
+		g->short_reads += n < GROWN;
+	}
+	return NULL;
+}
+
+/*
+ * Who looks a page up before bytes are appended to it, and how long the file is
+ * after that, must not take what the shared page has there for these bytes.
+ */
+TEST(append)
+{
+	unsigned long rounds = 20 * number_from_env("KSM_EXT_ROUNDS", ROUNDS);
+	struct growth *g = calloc(1, sizeof(*g));
+	struct file *f = g->files;
+	char dir[MAX_PATH];
+	pthread_t thread;
+
+	test_begin(_metadata, dir);
+	for (int i = 0; i < 2; i++) {
+		file_create(_metadata, &f[i], dir, i ? "b" : "a", GROWN, 7);
+		for (size_t j = 0; j < GROWN; j++)
+			f[i].want[j] = 1 + j % 251;
+	}
+	for (unsigned long round = 0; round < rounds; round++) {
+		g->stop = false;
+		g->size = HEAD;
+		for (int i = 0; i < 2; i++) {
+			ASSERT_EQ(0, ftruncate(f[i].fd, 0));
+			ASSERT_EQ(HEAD, pwrite(f[i].fd, f[i].want, HEAD, 0));
+			ASSERT_EQ(0, fsync(f[i].fd));
+		}
+		ASSERT_EQ(1, merge_pages(_metadata, &f[1], 0, &f[0], 0, 1));
+		ASSERT_EQ(0, pthread_create(&thread, NULL, tail_reader, g));
+		sched_yield();
+		for (size_t size = HEAD; size < GROWN; size += 100) {
+			ASSERT_EQ(100, pwrite(f[0].fd, f[0].want + size, 100,
+					      size));
+			g->size = size + 100;
+		}
+		g->stop = true;
+		pthread_join(thread, NULL);
+		ASSERT_FALSE(g->failure.seen) {
+			TH_LOG("round %lu: %s", round, g->failure.what);
+		}
+	}
+	EXPECT_LT(0, g->short_reads);
+	file_close(&f[0]);
+	file_close(&f[1]);
+	test_end(_metadata, dir);
+	free(g);
 }
 
 MANUAL_TEST_MAIN
