@@ -659,4 +659,77 @@ TEST(append)
 	free(g);
 }
 
+/* ---- pages that are written one after the other ---- */
+
+struct order {
+	struct file files[2];
+	atomic_bool stop;
+	struct failure failure;
+};
+
+/* Page 1 is written before page 0, so it is never older. */
+static void *order_reader(void *arg)
+{
+	struct order *o = arg;
+	unsigned char buf[2 * PAGE];
+
+	while (!o->stop) {
+		if (pread(o->files[0].fd, buf, sizeof(buf), 0) != sizeof(buf) ||
+		    (signed char)(buf[PAGE] - buf[0]) < 0) {
+			snprintf(o->failure.what, sizeof(o->failure.what),
+				 "page 1 is of write %u, page 0 of write %u",
+				 buf[PAGE], buf[0]);
+			o->failure.seen = true;
+			break;
+		}
+	}
+	return NULL;
+}
+
+/*
+ * read(2) copies pages in order.  Who sees a write to a page that is the file's
+ * own must see what was written to a shared one behind it before that.
+ */
+TEST(order)
+{
+	unsigned long rounds = 20 * number_from_env("KSM_EXT_ROUNDS", ROUNDS);
+	struct order *o = calloc(1, sizeof(*o));
+	struct file *f = o->files;
+	char dir[MAX_PATH];
+	pthread_t thread;
+
+	test_begin(_metadata, dir);
+	for (int i = 0; i < 2; i++)
+		file_create(_metadata, &f[i], dir, i ? "b" : "a", 2 * PAGE, 7);
+	for (unsigned long round = 0; round < rounds; round++) {
+		/* Page 0 of the other file differs, so it is never merged. */
+		for (int i = 0; i < 2; i++) {
+			memset(f[i].want, round, 2 * PAGE);
+			f[i].want[PAGE - 1] = round + i;
+			ASSERT_EQ(2 * PAGE, pwrite(f[i].fd, f[i].want, 2 * PAGE,
+						   0));
+			ASSERT_EQ(0, fsync(f[i].fd));
+		}
+		ASSERT_EQ(1, merge_pages(_metadata, &f[1], 1, &f[0], 1, 1));
+		o->stop = false;
+		ASSERT_EQ(0, pthread_create(&thread, NULL, order_reader, o));
+		sched_yield();
+		for (int page = 1; page >= 0; page--) {
+			memset(f[0].want + page * PAGE, round + 1, PAGE);
+			ASSERT_EQ(PAGE, pwrite(f[0].fd, f[0].want + page * PAGE,
+					       PAGE, page * PAGE));
+		}
+		o->stop = true;
+		pthread_join(thread, NULL);
+		ASSERT_FALSE(o->failure.seen) {
+			TH_LOG("round %lu: %s", round, o->failure.what);
+		}
+		check_file(&f[0]);
+	}
+	file_close(&f[0]);
+	file_close(&f[1]);
+	test_end(_metadata, dir);
+	free(o);
+}
+
 MANUAL_TEST_MAIN
