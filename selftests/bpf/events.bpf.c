@@ -133,6 +133,86 @@ s32 BPF_PROG(greedy_scan, const struct ksm_ext_scan_ctx *slice)
 	return 0;
 }
 
+/* The two files that flooding_scan merges */
+__u64 flood_dst, flood_src;
+__u32 flood_pages;
+__u64 flood_merged, flood_unmerged, flood_refused;
+
+static __always_inline void count_flood(int n, u64 *pages)
+{
+	if (n > 0)
+		*pages += n;
+	else
+		flood_refused++;
+}
+
+/* Merges, takes back, and asks for what it can not have, without a pause. */
+SEC("struct_ops.s/scan")
+s32 BPF_PROG(flooding_scan, const struct ksm_ext_scan_ctx *slice)
+{
+	u64 dst = flood_dst, src = flood_src;
+	u32 nr = flood_pages;
+	int i, n = 0;
+
+	bpf_for(i, 0, 1 << 20) {
+		u32 first = i % nr;
+
+		n = ksm_ext_merge(dst, first, src, first, nr - first);
+		count_flood(n, &flood_merged);
+		n = ksm_ext_merge(src, first, dst, first, 1);
+		count_flood(n, &flood_merged);
+		/* Others' pages, nobody's, none */
+		n = ksm_ext_merge(dst, 0, src, 1, nr);
+		count_flood(n, &flood_merged);
+		n = ksm_ext_merge(0, 0, src, 0, nr);
+		count_flood(n, &flood_merged);
+		n = ksm_ext_merge(dst, nr, src, nr, 1);
+		count_flood(n, &flood_merged);
+		n = ksm_ext_unmerge(src, first, 2);
+		count_flood(n, &flood_unmerged);
+		if (n == -ECANCELED)
+			break;
+	}
+	return 0;
+}
+
+/* For scans that take long: how many thousand turns, and whether to stop. */
+__u32 long_turns;
+volatile __u32 enough;
+volatile __u64 turns;		/* of all scans */
+volatile __u64 long_scan;	/* the one that runs; 0 outside */
+
+static __always_inline s32 scan_long(u64 scan, bool ask)
+{
+	struct ksm_ext_file_stat st;
+	int i, j;
+
+	long_scan = scan + 1;
+	bpf_for(i, 0, long_turns) {
+		bpf_for(j, 0, 1000)
+			turns++;
+		if (enough)
+			break;
+		if (ask &&
+		    ksm_ext_file_stat(0, &st, sizeof(st)) == -ECANCELED)
+			break;
+	}
+	long_scan = 0;
+	return 0;
+}
+
+SEC("struct_ops.s/scan")
+s32 BPF_PROG(asking_scan, const struct ksm_ext_scan_ctx *slice)
+{
+	return scan_long(slice->slice, true);
+}
+
+SEC("struct_ops.s/scan")
+s32 BPF_PROG(burning_scan, const struct ksm_ext_scan_ctx *slice)
+{
+	return scan_long(slice->slice, false);
+}
+
 SEC("struct_ops.s/scan")
 s32 BPF_PROG(listening_scan, const struct ksm_ext_scan_ctx *slice)
 {
@@ -143,16 +223,6 @@ SEC("struct_ops/broken")
 void BPF_PROG(note_broken, const struct ksm_ext_event *event)
 {
 	broken_pages += event->nr;
-}
-
-SEC("?struct_ops.s/merged")
-void BPF_PROG(sleepable_merged, const struct ksm_ext_event *event)
-{
-}
-
-SEC("?struct_ops.s/broken")
-void BPF_PROG(sleepable_broken, const struct ksm_ext_event *event)
-{
 }
 
 SEC(".struct_ops.link")
@@ -207,22 +277,32 @@ struct ksm_ext_ops greedy = {
 };
 
 SEC(".struct_ops.link")
-struct ksm_ext_ops odd_flags = {
-	.flags = 1U << 31,
-	.name = "odd_flags",
+struct ksm_ext_ops burning = {
+	.scan = (void *)burning_scan,
+	.timeout_ms = 30000,
+	.name = "burning",
 };
 
-/* Not loaded unless asked for: they would take all others with them. */
-SEC("?.struct_ops.link")
-struct ksm_ext_ops sleeping_merged = {
-	.merged = (void *)sleepable_merged,
-	.name = "sleeping_merged",
+SEC(".struct_ops.link")
+struct ksm_ext_ops burning_too = {
+	.scan = (void *)burning_scan,
+	.timeout_ms = 30000,
+	.name = "burning_too",
 };
 
-SEC("?.struct_ops")
-struct ksm_ext_ops sleeping_broken = {
-	.broken = (void *)sleepable_broken,
-	.name = "sleeping_broken",
+SEC(".struct_ops.link")
+struct ksm_ext_ops flood = {
+	.scan = (void *)flooding_scan,
+	.domain = (void *)listed_domain,
+	.timeout_ms = 30000,
+	.name = "flood",
+};
+
+SEC(".struct_ops.link")
+struct ksm_ext_ops asking = {
+	.scan = (void *)asking_scan,
+	.timeout_ms = 30000,
+	.name = "asking",
 };
 
 SEC("syscall")
@@ -250,7 +330,14 @@ int steal(void *ctx)
 	return fresh_ret;
 }
 
-/* ---- all that is shared ---- */
+/*
+ * ---- all that is shared ----
+ *
+ * Aliases come file by file.  Roots are listed by their ids: aliases of the
+ * same one have the same, which is all that is to be known of it.
+ */
+
+char listed_path[256];
 
 SEC("iter.s/ksm_ext")
 int list_aliases(struct bpf_iter__ksm_ext *ctx)
@@ -261,8 +348,10 @@ int list_aliases(struct bpf_iter__ksm_ext *ctx)
 	if (!info)
 		return 0;
 	ksm_ext_file_name(info->file, name, sizeof(name));
-	BPF_SEQ_PRINTF(ctx->meta->seq, "%llu %u %u %llu %llu %llx %s\n",
+	listed_path[0] = 0;
+	ksm_ext_file_path(info->file, listed_path, sizeof(listed_path));
+	BPF_SEQ_PRINTF(ctx->meta->seq, "%llu %u %u %llu %llu %llx %s %s\n",
 		       info->index, info->nr, info->nr_sharing, info->domain,
-		       info->ino, info->root, name);
+		       info->ino, info->root, name, listed_path);
 	return 0;
 }
