@@ -466,7 +466,7 @@ TEST_F(events, fresh)
 
 	/* Nobody else takes them. */
 	run_prog(_metadata, self->skel->progs.steal, NULL, 0);
-	EXPECT_EQ(0, self->skel->bss->fresh_ret);
+	EXPECT_EQ(-EPERM, self->skel->bss->fresh_ret);
 	file_close(&c);
 }
 
@@ -563,6 +563,7 @@ TEST_F(events, deaf)
 
 	attach(_metadata, self, self->skel->maps.deaf);
 	ASSERT_TRUE(WAIT_FOR(counter(_metadata, "slices") == 1));
+	EXPECT_EQ(-EPERM, self->skel->bss->fresh_ret);
 	slices = counter(_metadata, "slices");
 	drop_file(_metadata, &self->b);
 	read_to_cache(_metadata, &self->b);

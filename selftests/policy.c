@@ -720,6 +720,11 @@ static void quits(struct __test_metadata *_metadata,
 	EXPECT_EQ(-EPERM, self->skel->data->quit_in_dump);
 	EXPECT_EQ(-EPERM, self->skel->data->quit_in_exit);
 	EXPECT_EQ(-EPERM, self->skel->data->dump_in_scan);
+
+	/* Nor is all a message. */
+	EXPECT_EQ(-EINVAL, self->skel->bss->quit_with_bad_format);
+	EXPECT_EQ(-EINVAL, self->skel->bss->quit_with_half_a_number);
+	EXPECT_EQ(-EINVAL, self->skel->bss->quit_with_too_much);
 	check_file(&self->a);
 	check_file(&self->b);
 }
@@ -1031,6 +1036,8 @@ TEST_F(policy, nonsense)
 		{ CALL_PAGE, 0, .dst = a, .dst_index = end },
 		{ CALL_PAGE, -EINVAL, .dst = a, .dst_index = HIT, .nr = 1 },
 		{ CALL_PAGE, -ENOENT, .dst = nobody },
+		{ CALL_DOMAIN, 0, .dst = a },
+		{ CALL_DOMAIN, -ENOENT, .dst = nobody },
 	};
 	struct call *calls = self->skel->bss->calls;
 
@@ -1048,6 +1055,7 @@ TEST_F(policy, nonsense)
 			TH_LOG("call %zu: %d, not %d", i, *ret, cases[i].ret);
 		}
 	}
+	EXPECT_EQ(1, self->skel->bss->call_domain);
 	expect_running(_metadata);
 	for (size_t i = 0; i < NPAGES - 1; i++)
 		EXPECT_SHARED(&self->a, i, &self->b, i);
@@ -1055,6 +1063,33 @@ TEST_F(policy, nonsense)
 	check_file(&self->b);
 	check_disk(&self->a);
 	check_disk(&self->b);
+}
+
+/* Who is not in charge (any more) can not merge in the name of who is. */
+TEST_F(policy, merges_outside)
+{
+	struct policies__bss *bss = self->skel->bss;
+
+	bss->calls[0] = (struct call){
+		.verb = CALL_MERGE,
+		.dst = file_id(_metadata, &self->a),
+		.src = file_id(_metadata, &self->b),
+		.nr = NPAGES,
+	};
+	attach(_metadata, self, self->skel->maps.churn_a);
+	wait_until_merged(_metadata, self);
+	ASSERT_EQ(0, bpf_link__update_map(self->link, self->skel->maps.caller));
+	EXPECT_EQ(-ECANCELED, bss->ret_in_init);
+	EXPECT_TRUE(WAIT_FOR(bss->calls[0].ret == NPAGES));
+	ASSERT_EQ(0, bpf_link__update_map(self->link,
+					  self->skel->maps.churn_a));
+	EXPECT_EQ(-ECANCELED, bss->ret_in_exit);
+	EXPECT_EQ(0, bss->ret_in_dump);
+
+	bss->answer = -EIO;
+	ASSERT_EQ(0, bpf_link__update_map(self->link, self->skel->maps.caller));
+	wait_for_hangup(self->link);
+	EXPECT_EQ(-ECANCELED, bss->ret_in_dump);
 }
 
 /* A policy that says nothing of domains merges nothing. */

@@ -39,7 +39,7 @@ char path[256];
 __s64 found_by_fd, found_by_ino;
 __s32 stat_ret, info_ret, path_ret;
 
-__s32 fresh_ret;		/* of somebody who must not take them */
+__s32 fresh_ret;		/* of somebody who may not take them */
 __u32 pressure;
 __s64 mergeable;		/* pages that a dry run found */
 
@@ -116,6 +116,24 @@ s32 BPF_PROG(fresh_scan, const struct ksm_ext_scan_ctx *slice)
 		else
 			bpf_map_update_elem(&handed, &st.ino, &one, BPF_ANY);
 	}
+	return 60 * 60 * 1000;
+}
+
+/* Return: whether to walk over files that were just read is allowed. */
+static __noinline int walk_fresh(void)
+{
+	struct bpf_iter_ksm_ext_fresh it;
+	int ret = bpf_iter_ksm_ext_fresh_new(&it);
+
+	bpf_iter_ksm_ext_fresh_destroy(&it);
+	return ret;
+}
+
+/* Did not ask for events. */
+SEC("struct_ops.s/scan")
+s32 BPF_PROG(deaf_scan, const struct ksm_ext_scan_ctx *slice)
+{
+	fresh_ret = walk_fresh();
 	return 60 * 60 * 1000;
 }
 
@@ -265,7 +283,7 @@ struct ksm_ext_ops fresh = {
 
 SEC(".struct_ops.link")
 struct ksm_ext_ops deaf = {
-	.scan = (void *)fresh_scan,
+	.scan = (void *)deaf_scan,
 	.name = "deaf",
 };
 
@@ -322,12 +340,8 @@ int ask(struct ask_args *args)
 SEC("syscall")
 int steal(void *ctx)
 {
-	u64 *id;
-
-	fresh_ret = 0;
-	bpf_for_each(ksm_ext_fresh, id)
-		fresh_ret++;
-	return fresh_ret;
+	fresh_ret = walk_fresh();
+	return 0;
 }
 
 /*

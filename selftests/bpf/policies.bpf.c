@@ -38,6 +38,7 @@ enum { QUIT_IN_SCAN = 1, QUIT_IN_DOMAIN, QUIT_IN_MERGED, QUIT_IN_BROKEN };
 __u32 quit_in;
 __u32 dumps;
 __s32 quit_in_init = 1, quit_in_dump = 1, quit_in_exit = 1, dump_in_scan = 1;
+__s32 quit_with_bad_format, quit_with_half_a_number, quit_with_too_much;
 __s32 last_dump;
 
 static __always_inline u64 domain_of(const struct ksm_ext_file_stat *file)
@@ -176,6 +177,13 @@ s32 BPF_PROG(quitter_init)
 SEC("struct_ops.s/scan")
 s32 BPF_PROG(quitter_scan, const struct ksm_ext_scan_ctx *slice)
 {
+	static const char plain[] = "no numbers";
+	unsigned long long numbers[13] = {};	/* one more than there may be */
+
+	quit_with_bad_format = ksm_ext_exit(0, "%z");
+	quit_with_half_a_number = ksm_ext_exit_bstr(0, plain, numbers, 12);
+	quit_with_too_much = ksm_ext_exit_bstr(0, plain, numbers,
+					       sizeof(numbers));
 	dump_in_scan = ksm_ext_dump("too early");
 	quit(QUIT_IN_SCAN);
 	scan_files(0);
@@ -295,6 +303,10 @@ s32 BPF_PROG(answering_scan, const struct ksm_ext_scan_ctx *slice)
 /* ---- calls verbs as it is told to, whatever nonsense that is ---- */
 
 struct call calls[MAX_CALLS];
+__u64 call_domain;		/* what CALL_DOMAIN was told last */
+
+/* What calls[0] came to where nothing is to be merged */
+__s32 ret_in_init, ret_in_exit, ret_in_dump;
 
 static __noinline s32 call(const struct call *c)
 {
@@ -332,6 +344,8 @@ static __noinline s32 call(const struct call *c)
 			break;
 		return ksm_ext_page_info(c->dst, c->dst_index, &info,
 					 sizeof(info) - nr);
+	case CALL_DOMAIN:
+		return ksm_ext_file_domain(c->dst, &call_domain);
 	}
 	return 0;
 }
@@ -343,7 +357,26 @@ s32 BPF_PROG(calling_scan, const struct ksm_ext_scan_ctx *slice)
 
 	bpf_for(i, 0, MAX_CALLS)
 		calls[i].ret = call(&calls[i]);
-	return 10;
+	return answer ?: 10;
+}
+
+SEC("struct_ops.s/init")
+s32 BPF_PROG(calling_init)
+{
+	ret_in_init = call(&calls[0]);
+	return 0;
+}
+
+SEC("struct_ops.s/dump")
+void BPF_PROG(calling_dump)
+{
+	ret_in_dump = call(&calls[0]);
+}
+
+SEC("struct_ops.s/exit")
+void BPF_PROG(calling_exit, const struct ksm_ext_exit_info *info)
+{
+	ret_in_exit = call(&calls[0]);
 }
 
 /* ---- good ones ---- */
@@ -401,8 +434,11 @@ struct ksm_ext_ops answering = {
 
 SEC(".struct_ops.link")
 struct ksm_ext_ops caller = {
+	.init = (void *)calling_init,
 	.scan = (void *)calling_scan,
 	.domain = (void *)listed_domain,
+	.dump = (void *)calling_dump,
+	.exit = (void *)calling_exit,
 	.name = "caller",
 };
 

@@ -111,6 +111,7 @@ FACT(path, ksm_ext_file_path(1, name, sizeof(name)))
 FACT(find, ksm_ext_file_lookup(1, 1, 0))
 FACT(fd, ksm_ext_file_fd(0))
 FACT(page, ksm_ext_page_info(1, 0, &info, sizeof(info)))
+FACT(domain, ksm_ext_file_domain(1, &seen))
 
 /* ---- what must not sleep ---- */
 
