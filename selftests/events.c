@@ -703,7 +703,7 @@ TEST_F(events, quota_of_several)
 /* ---- who else gets the processor while a scan takes long? ---- */
 
 struct sibling {
-	const struct events__bss *bss;
+	const volatile struct events__bss *bss;
 	atomic_bool stop;
 	unsigned int sightings;		/* of one scan that goes on */
 	int err;

@@ -19,8 +19,7 @@ struct call {
 	__s32 ret;		/* what came of it */
 	__u64 dst, dst_index;	/* or the only file */
 	__u64 src, src_index;
-	__u32 nr;		/* pages; for HASH, NAME and PATH, bytes; for
-				   STAT and PAGE, bytes that are missing */
+	__u32 nr;		/* pages; bytes; too few bytes by so many */
 };
 
 #endif /* POLICIES_H */

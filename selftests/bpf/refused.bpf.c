@@ -129,8 +129,8 @@ FACT(domain, ksm_ext_file_domain(1, &seen))
 	}
 
 MEMBER(domain, u64, ksm_ext_file_stat, 1)
-MEMBER(merged, void, ksm_ext_event,)
-MEMBER(broken, void, ksm_ext_event,)
+MEMBER(merged, void, ksm_ext_event, )
+MEMBER(broken, void, ksm_ext_event, )
 
 /* ---- what a policy is told is not for it to change ---- */
 
@@ -151,9 +151,9 @@ MEMBER(broken, void, ksm_ext_event,)
 
 ARGUMENT(scan, s32, ksm_ext_scan_ctx, pressure, 1)
 ARGUMENT(domain, u64, ksm_ext_file_stat, uid, 1)
-ARGUMENT(merged, void, ksm_ext_event, nr,)
-ARGUMENT(broken, void, ksm_ext_event, nr,)
-ARGUMENT(exit, void, ksm_ext_exit_info, code,)
+ARGUMENT(merged, void, ksm_ext_event, nr, )
+ARGUMENT(broken, void, ksm_ext_event, nr, )
+ARGUMENT(exit, void, ksm_ext_exit_info, code, )
 
 SEC("?struct_ops/domain")
 u64 read_ctx(u64 *ctx)
