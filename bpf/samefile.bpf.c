@@ -107,12 +107,24 @@ static __noinline void part(void)
 	if (!p || p->file == at.file)
 		return;
 	if (pair.replace) {
-		p->other = p->file;
+		p->other = pair.partner;
 		p->file = at.file;
 		p->nr_cached = at.now.nr_cached;
 	} else {
 		p->other = at.file;
 	}
+}
+
+/* Return: whether there is another one to go on with, of three that are alike. */
+static __noinline bool pair_again(void)
+{
+	struct partners *p = bpf_map_lookup_elem(&lookalikes, &pair.like);
+
+	pair.replace = true;
+	if (!p || !p->other || p->other == at.file || p->other == pair.partner)
+		return false;
+	pair.partner = p->other;
+	return true;
 }
 
 /* Merge the pages before at.index that a long step left out. */
@@ -184,8 +196,7 @@ static __noinline bool merge_next(void)
 		return false;
 	default:
 		/* The partner left memory, or may not be merged any more. */
-		pair.replace = true;
-		return false;
+		return pair_again();
 	}
 }
 

@@ -5,7 +5,10 @@
  */
 #include <dirent.h>
 #include <linux/membarrier.h>
+#include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
+#include <sys/utsname.h>
 #include <time.h>
 
 #include "ksm_ext_test.h"
@@ -72,6 +75,14 @@ FIXTURE_TEARDOWN(events)
 	test_end(_metadata, self->dir);
 }
 
+static void expect_state(struct __test_metadata *_metadata, const char *want)
+{
+	char state[64] = "";
+
+	EXPECT_EQ(0, read_text(KSM_EXT_SYSFS "state", state, sizeof(state)));
+	EXPECT_EQ(0, strcmp(state, want)) TH_LOG("%s, not %s", state, want);
+}
+
 static void attach(struct __test_metadata *_metadata,
 		   FIXTURE_DATA(events) *self, struct bpf_map *map)
 {
@@ -128,6 +139,25 @@ static int merge_with(struct __test_metadata *_metadata,
 
 /* ---- facts ---- */
 
+/*
+ * Is this the path to the file within its file system?  Then it is the end of
+ * the one that the test has, from a directory on; that of the test at least.
+ */
+static void expect_path(struct __test_metadata *_metadata,
+			const struct file *f, const char *path)
+{
+	const char *dir = strstr(f->path, "/test.");
+	size_t len = strlen(path);
+
+	ASSERT_NE(NULL, dir);
+	EXPECT_LE(strlen(dir), len) TH_LOG("%s", path);
+	ASSERT_GE(strlen(f->path), len) TH_LOG("%s", path);
+	EXPECT_EQ('/', *path);
+	EXPECT_EQ(0, strcmp(f->path + strlen(f->path) - len, path)) {
+		TH_LOG("%s, not %s", path, f->path);
+	}
+}
+
 TEST_F(events, file)
 {
 	const typeof(self->skel->bss->stat) *st = &self->skel->bss->stat;
@@ -144,8 +174,7 @@ TEST_F(events, file)
 	EXPECT_LT(0, st->active);
 	EXPECT_GE(NPAGES, st->active);
 	EXPECT_EQ(strlen(self->skel->bss->path), self->skel->bss->path_ret);
-	EXPECT_EQ(0, strcmp(self->skel->bss->path + self->skel->bss->path_ret -
-			    2, "/a")) TH_LOG("%s", self->skel->bss->path);
+	expect_path(_metadata, &self->a, self->skel->bss->path);
 
 	map = mmap(NULL, SIZE, PROT_READ | PROT_EXEC, MAP_PRIVATE, self->a.fd,
 		   0);
@@ -269,14 +298,17 @@ TEST_F(events, list)
 	while (fgets(line, sizeof(line), in)) {
 		unsigned long long index, domain, ino, root;
 		unsigned int nr, nr_sharing, which;
-		char name[64] = "";
+		char name[64] = "", path[MAX_PATH] = "";
+		const struct file *f;
 
-		ASSERT_LE(6, sscanf(line, "%llu %u %u %llu %llu %llx %63s",
+		ASSERT_EQ(8, sscanf(line, "%llu %u %u %llu %llu %llx %63s %255s",
 				    &index, &nr, &nr_sharing, &domain, &ino,
-				    &root, name)) TH_LOG("%s", line);
+				    &root, name, path)) TH_LOG("%s", line);
 		which = *name == 'b';
 		EXPECT_EQ(0, strcmp(name, which ? "b" : "a"));
-		EXPECT_EQ(ino_of(_metadata, which ? &self->b : &self->a), ino);
+		f = which ? &self->b : &self->a;
+		EXPECT_EQ(ino_of(_metadata, f), ino);
+		expect_path(_metadata, f, path);
 		EXPECT_EQ(1, nr);
 		EXPECT_EQ(2, nr_sharing);
 		EXPECT_EQ(1, domain);
@@ -434,7 +466,7 @@ TEST_F(events, fresh)
 
 	/* Nobody else takes them. */
 	run_prog(_metadata, self->skel->progs.steal, NULL, 0);
-	EXPECT_EQ(0, self->skel->bss->fresh_ret);
+	EXPECT_EQ(-EPERM, self->skel->bss->fresh_ret);
 	file_close(&c);
 }
 
@@ -531,6 +563,7 @@ TEST_F(events, deaf)
 
 	attach(_metadata, self, self->skel->maps.deaf);
 	ASSERT_TRUE(WAIT_FOR(counter(_metadata, "slices") == 1));
+	EXPECT_EQ(-EPERM, self->skel->bss->fresh_ret);
 	slices = counter(_metadata, "slices");
 	drop_file(_metadata, &self->b);
 	read_to_cache(_metadata, &self->b);
@@ -566,33 +599,276 @@ static long now_ns(void)
 	return ts.tv_sec * 1000000000L + ts.tv_nsec;
 }
 
+/* From when on, and how much ksm_extd had done and used by then */
+struct usage {
+	long start, began, slices;
+};
+
+static struct usage usage_begin(struct __test_metadata *_metadata)
+{
+	return (struct usage){
+		.start = now_ns(),
+		.began = ksm_extd_runtime(_metadata),
+		.slices = counter(_metadata, "slices"),
+	};
+}
+
 /*
  * Less than its share is no fault, for the machine may be slow; more is.  What
- * it may have saved up before is a second's worth.
+ * it may have saved up before is a second's worth, and what it has to make up
+ * for may be the last of @slices that took as long as they liked.
  */
+static void usage_end(struct __test_metadata *_metadata,
+		      const struct usage *usage, unsigned int percent,
+		      long slices)
+{
+	/* In this order: what is used meanwhile has its time. */
+	long took = ksm_extd_runtime(_metadata) - usage->began;
+	long wall = now_ns() - usage->start;
+	long may = (wall + 1000000000) * percent / 100;
+
+	/* Two, for one may have been under way when this began. */
+	may += 2 * took / slices;
+	EXPECT_LT(0, took);
+	EXPECT_GT(may, took) {
+		TH_LOG("%ld ms of %ld, in %ld slices", took / 1000000,
+		       wall / 1000000, slices);
+	}
+}
+
+static bool seconds_ago(const struct usage *usage, int seconds)
+{
+	return now_ns() - usage->start > seconds * 1000000000L;
+}
+
 TEST_F(events, quota)
 {
-	const long second = 1000000000;
-	long start, began, wall, took;
+	struct usage usage;
 
 	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "max_cpu_percent", "5"));
 	attach(_metadata, self, self->skel->maps.greedy);
 	ASSERT_TRUE(WAIT_FOR(counter(_metadata, "slices") > 0));
-	start = now_ns();
-	began = ksm_extd_runtime(_metadata);
-	ASSERT_TRUE(WAIT_FOR(now_ns() - start > 6 * second));
-	took = ksm_extd_runtime(_metadata) - began;
-	wall = now_ns() - start + second;
-	EXPECT_LT(0, took);
-	EXPECT_GT(wall / 10, took) {
-		TH_LOG("%ld ms of %ld", took / 1000000, wall / 1000000);
-	}
+	usage = usage_begin(_metadata);
+	ASSERT_TRUE(WAIT_FOR(seconds_ago(&usage, 6) &&
+			     counter(_metadata, "slices") > usage.slices + 3));
+	usage_end(_metadata, &usage, 5,
+		  counter(_metadata, "slices") - usage.slices);
 
 	/* Resting is not stalling, and does not delay a swap. */
 	EXPECT_EQ(0, bpf_link__update_map(self->link,
 					  self->skel->maps.merging));
 	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "max_cpu_percent", "100"));
 	EXPECT_TRUE(WAIT_FOR(counter(_metadata, "aliases") == 2 * NPAGES));
+}
+
+/* Who does not ask burns as long as it likes, and waits afterwards. */
+TEST_F(events, quota_without_verbs)
+{
+	struct usage usage;
+
+	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "max_cpu_percent", "25"));
+	self->skel->bss->long_turns = 5000;
+	attach(_metadata, self, self->skel->maps.burning);
+	ASSERT_TRUE(WAIT_FOR(counter(_metadata, "slices") > 0));
+	usage = usage_begin(_metadata);
+	ASSERT_TRUE(WAIT_FOR(seconds_ago(&usage, 6) &&
+			     counter(_metadata, "slices") > usage.slices + 6));
+	usage_end(_metadata, &usage, 25,
+		  counter(_metadata, "slices") - usage.slices);
+	expect_state(_metadata, "active");
+}
+
+/* Nor does it help to be another one each time. */
+TEST_F(events, quota_of_several)
+{
+	struct bpf_map *maps[2] = { self->skel->maps.burning_too,
+				    self->skel->maps.burning };
+	struct usage usage;
+	long slices = 0;
+
+	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "max_cpu_percent", "25"));
+	self->skel->bss->long_turns = 5000;
+	attach(_metadata, self, self->skel->maps.burning);
+	ASSERT_TRUE(WAIT_FOR(counter(_metadata, "slices") > 0));
+	usage = usage_begin(_metadata);
+	while (slices < 6 || !seconds_ago(&usage, 6)) {
+		ASSERT_EQ(0, bpf_link__update_map(self->link,
+						  maps[slices % 2]));
+		ASSERT_TRUE(WAIT_FOR(counter(_metadata, "slices") > 0));
+		slices++;
+	}
+	usage_end(_metadata, &usage, 25, slices);
+}
+
+/* ---- who else gets the processor while a scan takes long? ---- */
+
+struct sibling {
+	const volatile struct events__bss *bss;
+	atomic_bool stop;
+	unsigned int sightings;		/* of one scan that goes on */
+	int err;
+};
+
+/* Of a long scan on its processor it can see only what was interrupted. */
+static void *watch_scan(void *arg)
+{
+	struct sibling *s = arg;
+	__u64 scan = 0, turns = 0;
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(0, &set);
+	s->err = sched_setaffinity(0, sizeof(set), &set);
+	while (!s->err && !s->stop && s->sightings < 10) {
+		if (!s->bss->long_scan)
+			continue;
+		if (s->bss->long_scan != scan) {
+			scan = s->bss->long_scan;
+			s->sightings = 0;
+		} else if (s->bss->turns != turns) {
+			s->sightings++;
+		}
+		turns = s->bss->turns;
+	}
+	return NULL;
+}
+
+static void preempted(struct __test_metadata *_metadata,
+		      FIXTURE_DATA(events) *self, struct bpf_map *map)
+{
+	struct sibling s = { .bss = self->skel->bss };
+	pthread_t thread;
+	cpu_set_t all;
+	pid_t scans;
+
+	/* Nothing but the scheduler stops it. */
+	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "max_cpu_percent", "100"));
+	self->skel->bss->long_turns = 1 << 18;
+	attach(_metadata, self, self->skel->maps.idle);
+	scans = ksm_extd_pid(_metadata);
+	ASSERT_EQ(0, sched_getaffinity(scans, sizeof(all), &all));
+	run_on(_metadata, scans, 0);
+	ASSERT_EQ(0, bpf_link__update_map(self->link, map));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, watch_scan, &s));
+	EXPECT_TRUE(WAIT_FOR(s.err || s.sightings >= 10));
+	s.stop = true;
+	self->skel->bss->enough = 1;
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	EXPECT_EQ(0, s.err);
+	expect_state(_metadata, "active");
+	ASSERT_EQ(0, sched_setaffinity(scans, sizeof(all), &all));
+}
+
+TEST_F(events, preempted_in_verbs)
+{
+	preempted(_metadata, self, self->skel->maps.asking);
+}
+
+/* Where the kernel is not preemptible, no program that calls nothing is. */
+TEST_F(events, preempted)
+{
+	struct utsname name;
+
+	ASSERT_EQ(0, uname(&name));
+	if (!strstr(name.version, "PREEMPT"))
+		SKIP(return, "the kernel is not preemptible");
+	preempted(_metadata, self, self->skel->maps.burning);
+}
+
+/* ---- a flood ---- */
+
+struct writer {
+	struct file *f;
+	const unsigned char *twin;	/* what both files began with */
+	unsigned int seed;
+	atomic_bool stop;
+	unsigned long writes, wrong;
+	int err;
+};
+
+/* Pages that are now equal in both files and now not; look after each write. */
+static void *write_pages(void *arg)
+{
+	struct writer *w = arg;
+	unsigned char page[PAGE];
+
+	while (!w->stop && !w->err) {
+		size_t i = rand_r(&w->seed) % (NPAGES - 1), off = i * PAGE;
+
+		memcpy(page, w->twin + off, PAGE);
+		if (rand_r(&w->seed) % 4 == 0)
+			page[rand_r(&w->seed) % PAGE] ^= 1 + w->seed % 255;
+		memcpy(w->f->want + off, page, PAGE);
+		if (pwrite(w->f->fd, page, PAGE, off) != PAGE ||
+		    pread(w->f->fd, page, PAGE, off) != PAGE)
+			w->err = errno ?: EIO;
+		w->wrong += !!memcmp(page, w->f->want + off, PAGE);
+		if (++w->writes % 8 == 0 && fsync(w->f->fd))
+			w->err = errno;
+	}
+	return NULL;
+}
+
+/* Merges and refusals without end, while both files are written to. */
+TEST_F(events, flood)
+{
+	struct events__bss *bss = self->skel->bss;
+	struct writer w[2] = {
+		{ .f = &self->a, .seed = 1 }, { .f = &self->b, .seed = 2 },
+	};
+	unsigned char *twin = page_buffer(_metadata, NPAGES * PAGE);
+	pthread_t threads[2];
+	struct usage usage;
+
+	memcpy(twin, self->a.want, SIZE);
+	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "max_cpu_percent", "25"));
+	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "thrash_pages", "0"));
+	bss->flood_dst = file_id(_metadata, &self->a);
+	bss->flood_src = file_id(_metadata, &self->b);
+	bss->flood_pages = NPAGES;
+	attach(_metadata, self, self->skel->maps.flood);
+	usage = usage_begin(_metadata);
+	for (int i = 0; i < 2; i++) {
+		w[i].twin = twin;
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, write_pages,
+					    &w[i]));
+	}
+	EXPECT_TRUE(WAIT_FOR(seconds_ago(&usage, 6) &&
+			     counter(_metadata, "slices") > usage.slices + 3 &&
+			     bss->flood_merged > 1000 &&
+			     bss->flood_unmerged > 1000 &&
+			     bss->flood_refused > 1000));
+	usage_end(_metadata, &usage, 25,
+		  counter(_metadata, "slices") - usage.slices);
+	expect_state(_metadata, "active");
+	/* It does not hold up who comes after it. */
+	EXPECT_EQ(0, bpf_link__update_map(self->link,
+					  self->skel->maps.merging));
+	for (int i = 0; i < 2; i++) {
+		w[i].stop = true;
+		ASSERT_EQ(0, pthread_join(threads[i], NULL));
+		EXPECT_EQ(0, w[i].err);
+		EXPECT_EQ(0, w[i].wrong);
+		EXPECT_LT(100, w[i].writes);
+	}
+	TH_LOG("%lu + %lu writes, %llu pages merged, %llu unmerged, %llu refused",
+	       w[0].writes, w[1].writes, bss->flood_merged,
+	       bss->flood_unmerged, bss->flood_refused);
+	check_file(&self->a);
+	check_file(&self->b);
+	check_disk(&self->a);
+	check_disk(&self->b);
+
+	/* All is as before. */
+	for (int i = 0; i < 2; i++) {
+		ASSERT_EQ(SIZE, pwrite(w[i].f->fd, twin, SIZE, 0));
+		ASSERT_EQ(0, fsync(w[i].f->fd));
+		model_write(_metadata, w[i].f, 0, twin, SIZE);
+	}
+	EXPECT_TRUE(WAIT_FOR(counter(_metadata, "aliases") == 2 * NPAGES));
+	check_file(&self->a);
+	check_file(&self->b);
+	free(twin);
 }
 
 TEST_F(events, bad_numbers)
@@ -673,34 +949,6 @@ TEST_F(events, overflow)
 	check_file(&d);
 	file_close(&c);
 	file_close(&d);
-}
-
-/* ---- what is refused ---- */
-
-TEST_F(events, odd_flags)
-{
-	EXPECT_EQ(NULL, bpf_map__attach_struct_ops(self->skel->maps.odd_flags));
-	EXPECT_EQ(EINVAL, errno);
-}
-
-TEST_F(events, sleeping)
-{
-	static const char *const names[] = {
-		"sleeping_merged", "sleeping_broken",
-	};
-
-	libbpf_set_print(NULL);
-	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-		struct events *skel = events__open();
-		struct bpf_map *map;
-
-		ASSERT_NE(NULL, skel);
-		map = bpf_object__find_map_by_name(skel->obj, names[i]);
-		ASSERT_NE(NULL, map);
-		ASSERT_EQ(0, bpf_map__set_autocreate(map, true));
-		EXPECT_NE(0, events__load(skel)) TH_LOG("%s", names[i]);
-		events__destroy(skel);
-	}
 }
 
 int main(int argc, char **argv)

@@ -7,10 +7,13 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <linux/capability.h>
 
 #include "ksm_ext_test.h"
+#include "bpf/policies.h"
 #include "bpf/trace.h"
 #include "policies.skel.h"
+#include "refused.skel.h"
 #include "trace.skel.h"
 
 #define NPAGES	8
@@ -74,6 +77,7 @@ FIXTURE_TEARDOWN(policy)
 	bpf_link__destroy(self->link);
 	policies__destroy(self->skel);
 	EXPECT_EQ(0, write_text(KSM_EXT_SYSFS "run", "1"));
+	EXPECT_EQ(0, write_text(KSM_EXT_SYSFS "thrash_pages", "1024"));
 	file_close(&self->a);
 	file_close(&self->b);
 	test_end(_metadata, self->dir);
@@ -355,20 +359,27 @@ static const struct {
 	{ "endless_name", EINVAL },
 	{ "long_timeout", EINVAL },
 	{ "slow_init", ETIME },
+	{ "positive", EINVAL },
+	{ "no_errno", EINVAL },
+	{ "umlaut_in_name", EINVAL },
+	{ "odd_flags", EINVAL },
+	{ "no_link", EINVAL },
 };
 
 TEST_F(policy, bad_load)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(refused); i++) {
+		struct bpf_link *link;
 		struct bpf_map *map;
+		int err;
 
 		map = bpf_object__find_map_by_name(self->skel->obj,
 						   refused[i].name);
 		ASSERT_NE(NULL, map);
-		EXPECT_EQ(NULL, bpf_map__attach_struct_ops(map)) {
-			TH_LOG("%s was loaded", refused[i].name);
-		}
-		EXPECT_EQ(refused[i].err, errno) TH_LOG("%s", refused[i].name);
+		link = bpf_map__attach_struct_ops(map);
+		err = link ? 0 : errno;
+		EXPECT_EQ(refused[i].err, err) TH_LOG("%s", refused[i].name);
+		bpf_link__destroy(link);
 		expect_text("state", "none");
 		expect_text("policy", "");
 	}
@@ -399,20 +410,165 @@ TEST_F(policy, bad_swap)
 	EXPECT_EQ(0, self->skel->bss->exits);
 }
 
-/* Asked with locks held, the domain must not sleep: not even loaded. */
-TEST_F(policy, sleeping_domain)
+/* Starting over, with the maps as they are, is no swap. */
+TEST_F(policy, swap_to_itself)
 {
-	struct policies *skel = policies__open();
-	struct bpf_map *map;
+	attach(_metadata, self, self->skel->maps.churn_a);
+	wait_until_merged(_metadata, self);
+	EXPECT_EQ(-EINVAL, bpf_link__update_map(self->link,
+						self->skel->maps.churn_a));
+	expect_text("policy", "churn_a");
+	expect_running(_metadata);
+	EXPECT_EQ(0, self->skel->bss->exits);
+	ASSERT_EQ(0, bpf_link__update_map(self->link,
+					  self->skel->maps.churn_b));
+	expect_running(_metadata);
+}
+
+/* ---- programs that are refused ---- */
+
+/* What becomes of the programs in refused.bpf.c, by what they are */
+static const struct {
+	const char *kind;
+	const char *why;	/* what the verifier says; NULL: they load */
+} kinds[] = {
+	{ "scan", NULL },
+	{ "atomic", "program must be sleepable to call sleepable kfunc" },
+	{ "tool", NULL },
+	{ "stranger", "calling kernel function" },
+	{ "trace", "calling kernel function" },
+	{ "list", "calling kernel function" },
+	{ "ask", NULL },
+	{ "awake", NULL },
+	{ "asleep", "attach to unsupported member" },
+	{ "read", NULL },
+	{ "write", "only read is supported" },
+	{ "replace", "invalid bpf_context access" },
+};
+
+static bool is_called(const char *name, const char *kind, const char *what)
+{
+	size_t len = strlen(kind);
+
+	return !strncmp(name, kind, len) && name[len] == '_' &&
+	       (!what || !strcmp(name + len + 1, what));
+}
+
+/* Where the program belongs in its structure */
+static void make_member(struct __test_metadata *_metadata,
+			struct refused *skel, struct bpf_program *prog)
+{
+	const char *member = strchr(bpf_program__section_name(prog), '/') + 1;
+	struct bpf_map *map = skel->maps.subject;
+
+	if (!strcmp(member, "scan")) {
+		skel->struct_ops.subject->scan = prog;
+	} else if (!strcmp(member, "domain")) {
+		skel->struct_ops.subject->domain = prog;
+	} else if (!strcmp(member, "merged")) {
+		skel->struct_ops.subject->merged = prog;
+	} else if (!strcmp(member, "broken")) {
+		skel->struct_ops.subject->broken = prog;
+	} else if (!strcmp(member, "exit")) {
+		skel->struct_ops.subject->exit = prog;
+	} else {
+		ASSERT_EQ(0, strcmp(member, "test_sleepable"));
+		skel->struct_ops.stranger->test_sleepable = prog;
+		map = skel->maps.stranger;
+	}
+	ASSERT_EQ(0, bpf_map__set_autocreate(map, true));
+}
+
+/* Load that program, and no other.  Return: 0, or an errno and why. */
+static int load_alone(struct __test_metadata *_metadata, const char *name,
+		      char *log, size_t size)
+{
+	struct refused *skel = refused__open();
+	struct bpf_program *prog;
+	int err;
 
 	ASSERT_NE(NULL, skel);
-	map = bpf_object__find_map_by_name(skel->obj, "sleeping_domain");
-	ASSERT_NE(NULL, map);
-	ASSERT_EQ(0, bpf_map__set_autocreate(map, true));
+	prog = bpf_object__find_program_by_name(skel->obj, name);
+	ASSERT_NE(NULL, prog);
+	*log = 0;
+	ASSERT_EQ(0, bpf_program__set_log_buf(prog, log, size));
+	ASSERT_EQ(0, bpf_program__set_autoload(prog, true));
+	if (bpf_program__type(prog) == BPF_PROG_TYPE_STRUCT_OPS)
+		make_member(_metadata, skel, prog);
+	err = refused__load(skel);
+	EXPECT_EQ(!err, bpf_program__fd(prog) >= 0) TH_LOG("%s", name);
+	refused__destroy(skel);
+	return err;
+}
+
+static void expect_load(struct __test_metadata *_metadata, const char *name,
+			const char *why)
+{
+	static char log[1 << 20];
+	int err = load_alone(_metadata, name, log, sizeof(log));
+
+	if (why) {
+		EXPECT_TRUE(err == -EACCES || err == -EINVAL) {
+			TH_LOG("%s: %d", name, err);
+		}
+		EXPECT_NE(NULL, strstr(log, why)) {
+			TH_LOG("%s: no \"%s\" in: %s", name, why, log);
+		}
+	} else {
+		EXPECT_EQ(0, err) TH_LOG("%s: %s", name, log);
+	}
+}
+
+TEST_F(policy, programs)
+{
+	struct refused *skel = refused__open();
+	unsigned int loaded[ARRAY_SIZE(kinds)] = {};
+	struct bpf_program *prog;
+
+	ASSERT_NE(NULL, skel);
 	libbpf_set_print(NULL);
-	EXPECT_NE(0, policies__load(skel));
-	policies__destroy(skel);
+	bpf_object__for_each_program(prog, skel->obj) {
+		const char *name = bpf_program__name(prog);
+		size_t i = 0;
+
+		while (!is_called(name, kinds[i].kind, NULL)) {
+			ASSERT_GT(ARRAY_SIZE(kinds), ++i) TH_LOG("%s", name);
+		}
+		/* Who calls nothing may do so anywhere. */
+		expect_load(_metadata, name,
+			    is_called(name, kinds[i].kind, "nothing") ?
+			    NULL : kinds[i].why);
+		loaded[i]++;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+		EXPECT_LT(0, loaded[i]) TH_LOG("%s", kinds[i].kind);
+	}
+	refused__destroy(skel);
 	expect_text("state", "none");
+}
+
+/* To load programs is not enough to be told of all files. */
+TEST_F(policy, programs_of_others)
+{
+	struct __user_cap_header_struct head = {
+		.version = _LINUX_CAPABILITY_VERSION_3,
+	};
+	struct __user_cap_data_struct caps[2] = {};
+	pid_t pid;
+
+	libbpf_set_print(NULL);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		caps[CAP_TO_INDEX(CAP_BPF)].permitted = CAP_TO_MASK(CAP_BPF);
+		caps[CAP_TO_INDEX(CAP_BPF)].effective = CAP_TO_MASK(CAP_BPF);
+		ASSERT_EQ(0, syscall(SYS_capset, &head, caps));
+		expect_load(_metadata, "tool_nothing", NULL);
+		expect_load(_metadata, "tool_fd", "calling kernel function");
+		expect_load(_metadata, "tool_merge", "calling kernel function");
+		_exit(_metadata->exit_code);
+	}
+	reap(_metadata, pid);
 }
 
 TEST_F(policy, loader_killed)
@@ -566,6 +722,11 @@ static void quits(struct __test_metadata *_metadata,
 	EXPECT_EQ(-EPERM, self->skel->data->quit_in_dump);
 	EXPECT_EQ(-EPERM, self->skel->data->quit_in_exit);
 	EXPECT_EQ(-EPERM, self->skel->data->dump_in_scan);
+
+	/* Nor is all a message. */
+	EXPECT_EQ(-EINVAL, self->skel->bss->quit_with_bad_format);
+	EXPECT_EQ(-EINVAL, self->skel->bss->quit_with_half_a_number);
+	EXPECT_EQ(-EINVAL, self->skel->bss->quit_with_too_much);
 	check_file(&self->a);
 	check_file(&self->b);
 }
@@ -743,6 +904,196 @@ TEST_F(policy, liar)
 	check_disk(&self->b);
 }
 
+/* It has another opinion each time: it is taken at its last word. */
+TEST_F(policy, fickle)
+{
+	long domain = counter(_metadata, "merge/refused_domain");
+	long never = counter(_metadata, "merge/refused_no_domain");
+	struct rewriter w = { .f = &self->b };
+	pthread_t thread;
+
+	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "thrash_pages", "0"));
+	attach(_metadata, self, self->skel->maps.fickle);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, rewrite, &w));
+	EXPECT_TRUE(WAIT_FOR(self->skel->bss->lawful > 100 &&
+			     counter(_metadata, "merge/refused_domain") >
+			     domain + 100 &&
+			     counter(_metadata, "merge/refused_no_domain") >
+			     never + 100));
+	w.stop = true;
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	EXPECT_EQ(0, w.err);
+	EXPECT_EQ(0, self->skel->bss->unlawful);
+	expect_text("state", "active");
+	check_file(&self->a);
+	check_file(&self->b);
+	check_disk(&self->a);
+	check_disk(&self->b);
+}
+
+/* However long it wants to rest, it can be replaced at once. */
+TEST_F(policy, scan_wants_to_rest)
+{
+	static const int pauses[] = { 60 * 60 * 1000, INT_MAX };
+
+	for (size_t i = 0; i < ARRAY_SIZE(pauses); i++) {
+		self->skel->bss->answer = pauses[i];
+		attach(_metadata, self, self->skel->maps.answering);
+		wait_until_merged(_metadata, self);
+		write_and_check(_metadata, self);
+		make_equal(_metadata, self);
+		ASSERT_EQ(0, bpf_link__update_map(self->link,
+						  self->skel->maps.churn_a));
+		EXPECT_EQ(EXIT_UPDATE, self->skel->bss->exit_kind);
+		wait_until_merged(_metadata, self);
+		EXPECT_EQ(0, bpf_link__destroy(self->link));
+		self->link = NULL;
+		write_and_check(_metadata, self);
+		make_equal(_metadata, self);
+	}
+}
+
+/* What is less than nothing is a failure, errno or not; but for one. */
+TEST_F(policy, scan_fails_somehow)
+{
+	static const int failures[] = { -1, -4095, -4096, -123456, INT_MIN };
+	char why[64];
+
+	for (size_t i = 0; i < ARRAY_SIZE(failures); i++) {
+		self->skel->bss->answer = failures[i];
+		attach(_metadata, self, self->skel->maps.answering);
+		wait_for_hangup(self->link);
+		snprintf(why, sizeof(why), "error: scan returned %d",
+			 failures[i]);
+		expect_text("exit", why);
+		EXPECT_EQ(i + 1, self->skel->bss->exits);
+		EXPECT_EQ(EXIT_ERROR, self->skel->bss->exit_kind);
+		EXPECT_EQ(failures[i], self->skel->bss->exit_code);
+		EXPECT_EQ(0, bpf_link__destroy(self->link));
+		self->link = NULL;
+	}
+	self->skel->bss->answer = -ECANCELED;
+	attach(_metadata, self, self->skel->maps.answering);
+	expect_running(_metadata);
+	wait_until_merged(_metadata, self);
+	EXPECT_EQ(ARRAY_SIZE(failures), self->skel->bss->exits);
+	check_file(&self->a);
+	check_file(&self->b);
+}
+
+/* Pages that no file has, and more of them than there may be. */
+TEST_F(policy, nonsense)
+{
+	const __u64 a = file_id(_metadata, &self->a);
+	const __u64 b = file_id(_metadata, &self->b);
+	const __u64 nobody = 1ULL << 60, far = 1ULL << 40, end = ~0ULL;
+	const __u32 max = 256;
+	const struct call cases[] = {
+		/* The last members: dst, dst_index, src, src_index, nr */
+		{ CALL_MERGE, NPAGES, a, 0, b, 0, NPAGES },
+		{ CALL_MERGE, NPAGES, a, 0, b, 0, max },
+		{ CALL_MERGE, 1, a, NPAGES - 1, b, NPAGES - 1, max },
+		{ CALL_MERGE, -ENODATA, a, NPAGES, b, NPAGES, 1 },
+		{ CALL_MERGE, -ENODATA, a, 0, b, NPAGES, 1 },
+		{ CALL_MERGE, -ENODATA, a, far, b, far, max },
+		{ CALL_MERGE, -ENODATA, a, end - max, b, end - max, max },
+		{ CALL_MERGE, -EINVAL, a, end - max + 1, b, 0, max },
+		{ CALL_MERGE, -EINVAL, a, 0, b, end, 1 },
+		{ CALL_MERGE, -EINVAL, a, 0, b, 0, 0 },
+		{ CALL_MERGE, -EINVAL, a, 0, b, 0, max + 1 },
+		{ CALL_MERGE, -EINVAL, a, 0, b, 0, ~0U },
+		{ CALL_MERGE, -EINVAL, a, HIT, a, HIT, 1 },
+		{ CALL_MERGE, -EILSEQ, a, 0, a, 1, max },
+		{ CALL_MERGE, -EILSEQ, a, 0, b, 1, max },
+		{ CALL_MERGE, -ENOENT, nobody, 0, b, 0, 1 },
+		{ CALL_MERGE, -ENOENT, a, 0, end, 0, 1 },
+		{ CALL_MERGE, -ENOENT, a, 0, 0, 0, 1 },
+
+		{ CALL_UNMERGE, 1, b, NPAGES - 1, 0, 0, max },
+		{ CALL_UNMERGE, 0, b, NPAGES, 0, 0, max },
+		{ CALL_UNMERGE, 0, b, end - max, 0, 0, max },
+		{ CALL_UNMERGE, -EINVAL, b, end, 0, 0, 1 },
+		{ CALL_UNMERGE, -EINVAL, b, 0, 0, 0, 0 },
+		{ CALL_UNMERGE, -EINVAL, b, 0, 0, 0, max + 1 },
+		{ CALL_UNMERGE, -ENOENT, nobody, 0, 0, 0, 1 },
+
+		{ CALL_HASH, NPAGES, a, 0, 0, 0, 8 * max },
+		{ CALL_HASH, 0, a, far, 0, 0, 8 * max },
+		{ CALL_HASH, -EINVAL, a, end, 0, 0, 8 },
+		{ CALL_HASH, -EINVAL, a, 0, 0, 0, 0 },
+		{ CALL_HASH, -EINVAL, a, 0, 0, 0, 12 },
+		{ CALL_HASH, -EINVAL, a, 0, 0, 0, 8 * max + 8 },
+		{ CALL_HASH, -ENOENT, nobody, 0, 0, 0, 8 },
+
+		{ CALL_STAT, 0, .dst = a },
+		{ CALL_STAT, -EINVAL, .dst = a, .nr = 1 },
+		{ CALL_STAT, -ENOENT, .dst = nobody },
+		{ CALL_NAME, 1, .dst = a, .nr = 2 },
+		{ CALL_NAME, 1, .dst = a, .nr = 1 },
+		{ CALL_NAME, -EINVAL, .dst = a, .nr = 0 },
+		{ CALL_NAME, -ENOENT, .dst = nobody, .nr = 2 },
+		{ CALL_PATH, -EINVAL, .dst = a, .nr = 0 },
+		{ CALL_PATH, -ENOENT, .dst = nobody, .nr = 2 },
+		{ CALL_PAGE, 0, .dst = a, .dst_index = HIT },
+		{ CALL_PAGE, 0, .dst = a, .dst_index = end },
+		{ CALL_PAGE, -EINVAL, .dst = a, .dst_index = HIT, .nr = 1 },
+		{ CALL_PAGE, -ENOENT, .dst = nobody },
+		{ CALL_DOMAIN, 0, .dst = a },
+		{ CALL_DOMAIN, -ENOENT, .dst = nobody },
+	};
+	struct call *calls = self->skel->bss->calls;
+
+	ASSERT_GE(MAX_CALLS, ARRAY_SIZE(cases));
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		calls[i] = cases[i];
+		calls[i].ret = 1 << 30;
+	}
+	attach(_metadata, self, self->skel->maps.caller);
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		const volatile __s32 *ret = &calls[i].ret;
+
+		/* Pages may be busy for a moment. */
+		EXPECT_TRUE(WAIT_FOR(*ret == cases[i].ret)) {
+			TH_LOG("call %zu: %d, not %d", i, *ret, cases[i].ret);
+		}
+	}
+	EXPECT_EQ(1, self->skel->bss->call_domain);
+	expect_running(_metadata);
+	for (size_t i = 0; i < NPAGES - 1; i++)
+		EXPECT_SHARED(&self->a, i, &self->b, i);
+	check_file(&self->a);
+	check_file(&self->b);
+	check_disk(&self->a);
+	check_disk(&self->b);
+}
+
+/* Who is not in charge (any more) can not merge in the name of who is. */
+TEST_F(policy, merges_outside)
+{
+	struct policies__bss *bss = self->skel->bss;
+
+	bss->calls[0] = (struct call){
+		.verb = CALL_MERGE,
+		.dst = file_id(_metadata, &self->a),
+		.src = file_id(_metadata, &self->b),
+		.nr = NPAGES,
+	};
+	attach(_metadata, self, self->skel->maps.churn_a);
+	wait_until_merged(_metadata, self);
+	ASSERT_EQ(0, bpf_link__update_map(self->link, self->skel->maps.caller));
+	EXPECT_EQ(-ECANCELED, bss->ret_in_init);
+	EXPECT_TRUE(WAIT_FOR(bss->calls[0].ret == NPAGES));
+	ASSERT_EQ(0, bpf_link__update_map(self->link,
+					  self->skel->maps.churn_a));
+	EXPECT_EQ(-ECANCELED, bss->ret_in_exit);
+	EXPECT_EQ(0, bss->ret_in_dump);
+
+	bss->answer = -EIO;
+	ASSERT_EQ(0, bpf_link__update_map(self->link, self->skel->maps.caller));
+	wait_for_hangup(self->link);
+	EXPECT_EQ(-ECANCELED, bss->ret_in_dump);
+}
+
 /* A policy that says nothing of domains merges nothing. */
 TEST_F(policy, no_domain)
 {
@@ -890,7 +1241,6 @@ TEST_F(policy, sysfs_is_private)
 		"general_profit",
 		"merge/tried", "merge/applied", "break/write",
 	};
-	int status;
 	pid_t pid;
 
 	attach(_metadata, self, self->skel->maps.churn_a);
@@ -910,10 +1260,9 @@ TEST_F(policy, sysfs_is_private)
 		}
 		expect_text("policy", "churn_a");
 		EXPECT_EQ(-EACCES, write_text(KSM_EXT_SYSFS "run", "0"));
-		_exit(0);
+		_exit(_metadata->exit_code);
 	}
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	EXPECT_TRUE(WIFEXITED(status));
+	reap(_metadata, pid);
 }
 
 int main(int argc, char **argv)

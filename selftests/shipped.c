@@ -258,6 +258,19 @@ TEST_F(shipped, tunables)
 	all__destroy(all);
 }
 
+/* A file of the third contents in copy number @i of a tree */
+static void create_in_copy(struct __test_metadata *_metadata,
+			   FIXTURE_DATA(shipped) *self, int i, struct file *f,
+			   const char *name, size_t size)
+{
+	char dir[MAX_PATH];
+
+	ASSERT_GT(MAX_PATH, snprintf(dir, MAX_PATH, "%s/%d", self->dir, i));
+	ASSERT_TRUE(!mkdir(dir, 0755) || errno == EEXIST);
+	file_create(_metadata, f, dir, name, size, 3);
+	drain_lru();
+}
+
 /* Read that page again from the disk: there is something new. */
 static bool read_last_page(struct __test_metadata *_metadata, struct file *f)
 {
@@ -275,7 +288,6 @@ static void fresh(struct __test_metadata *_metadata,
 		  FIXTURE_DATA(shipped) *self, const char *name)
 {
 	struct file sub[2];
-	char dir[MAX_PATH];
 	long slices, before;
 	__u64 rounds;
 
@@ -283,10 +295,7 @@ static void fresh(struct __test_metadata *_metadata,
 	settle(_metadata, self);
 	check_totals(name[0] == 'a' ? 4 * NPAGES : 0);
 	for (int i = 0; i < 2; i++) {
-		ASSERT_GT(MAX_PATH, snprintf(dir, MAX_PATH, "%s/%d", self->dir,
-					     i));
-		ASSERT_EQ(0, mkdir(dir, 0755));
-		file_create(_metadata, &sub[i], dir, "fresh", SIZE, 3);
+		create_in_copy(_metadata, self, i, &sub[i], "fresh", SIZE);
 		drop_file(_metadata, &sub[i]);
 		ASSERT_EQ(0, resident(_metadata, &sub[i]));
 	}
@@ -337,6 +346,122 @@ TEST_F(shipped, tutorial)
 	}
 	expect_apart(&self->a, &self->c, 0, NPAGES);
 	check_totals(2 * NPAGES);
+}
+
+/* ---- samefile ---- */
+
+/* Other bytes on these pages */
+static void make_differ(struct __test_metadata *_metadata, struct file *f,
+			size_t first, size_t end)
+{
+	for (size_t i = first; i < end; i++) {
+		ASSERT_EQ(1, pwrite(f->fd, "x", 1, i * PAGE));
+		model_write(_metadata, f, i * PAGE, "x", 1);
+	}
+	ASSERT_EQ(0, fsync(f->fd));
+}
+
+/* The same bytes under another name, or in a longer file, are left alone. */
+TEST_F(shipped, samefile_names_and_sizes)
+{
+	struct file twins[2], longer, renamed;
+
+	for (int i = 0; i < 2; i++)
+		create_in_copy(_metadata, self, i, &twins[i], "same", SIZE);
+	create_in_copy(_metadata, self, 2, &longer, "same", SIZE + PAGE);
+	create_in_copy(_metadata, self, 2, &renamed, "other", SIZE);
+	start(_metadata, self, "samefile");
+	EXPECT_TRUE(WAIT_FOR(merged_so_far(_metadata, 2 * NPAGES)));
+	settle(_metadata, self);
+	expect_shared(&twins[0], &twins[1], 0, NPAGES);
+	expect_apart(&twins[0], &longer, 0, NPAGES);
+	expect_apart(&twins[0], &renamed, 0, NPAGES);
+	check_totals(2 * NPAGES);
+	for (int i = 0; i < 2; i++)
+		file_close(&twins[i]);
+	file_close(&longer);
+	file_close(&renamed);
+}
+
+/*
+ * It goes on behind pages that differ, with longer and longer steps, and back
+ * from where it finds equal ones again.  What lies within a step is missed.
+ */
+TEST_F(shipped, samefile_differences)
+{
+	const size_t gap = 8, islet = 17, islet_end = 20, gap_end = 26;
+	struct file twins[2];
+
+	for (int i = 0; i < 2; i++)
+		create_in_copy(_metadata, self, i, &twins[i], "same", SIZE);
+	make_differ(_metadata, &twins[1], 1, 2);
+	make_differ(_metadata, &twins[1], gap, islet);
+	make_differ(_metadata, &twins[1], islet_end, gap_end);
+	drain_lru();
+	load(_metadata, self, "samefile");
+	set_tunable(_metadata, self, "idle_ms", 20);
+	set_tunable(_metadata, self, "max_skip", 16);
+	let_run(_metadata);
+	EXPECT_TRUE(WAIT_FOR(merged_so_far(_metadata, 2 * (NPAGES - 1 -
+						(gap_end - gap)))));
+	settle(_metadata, self);
+	expect_shared(&twins[0], &twins[1], 0, 1);
+	expect_apart(&twins[0], &twins[1], 1, 2);
+	expect_shared(&twins[0], &twins[1], 2, gap);
+	expect_apart(&twins[0], &twins[1], gap, gap_end);
+	expect_shared(&twins[0], &twins[1], gap_end, NPAGES);
+
+	/* Step by step it misses nothing; a new time makes it look again. */
+	set_tunable(_metadata, self, "max_skip", 1);
+	ASSERT_EQ(0, futimens(twins[1].fd, NULL));
+	EXPECT_TRUE(WAIT_FOR(merged_so_far(_metadata, 2 * (NPAGES - 1 -
+						(islet - gap) -
+						(gap_end - islet_end)))));
+	settle(_metadata, self);
+	expect_apart(&twins[0], &twins[1], gap, islet);
+	expect_shared(&twins[0], &twins[1], islet, islet_end);
+	expect_apart(&twins[0], &twins[1], islet_end, gap_end);
+	for (int i = 0; i < 2; i++) {
+		check_file(&twins[i]);
+		file_close(&twins[i]);
+	}
+}
+
+/* Whichever of three leaves memory, the two that stay are merged. */
+TEST_F(shipped, samefile_partner_gone)
+{
+	struct file twins[3];
+
+	for (int gone = 0; gone < 2; gone++) {
+		for (int i = 0; i < 2; i++) {
+			create_in_copy(_metadata, self, i, &twins[i], "same",
+				       SIZE);
+		}
+		start(_metadata, self, "samefile");
+		EXPECT_TRUE(WAIT_FOR(merged_so_far(_metadata, 2 * NPAGES)));
+		settle(_metadata, self);
+		expect_shared(&twins[0], &twins[1], 0, NPAGES);
+
+		ASSERT_EQ(0, unlink(twins[gone].path));
+		file_close(&twins[gone]);
+		EXPECT_TRUE(WAIT_FOR(counter(_metadata, "aliases") == NPAGES));
+		create_in_copy(_metadata, self, 2, &twins[2], "same", SIZE);
+		EXPECT_TRUE(WAIT_FOR(merged_so_far(_metadata, 2 * NPAGES)));
+		settle(_metadata, self);
+		expect_shared(&twins[!gone], &twins[2], 0, NPAGES);
+		check_totals(2 * NPAGES);
+
+		bpf_link__destroy(self->link);
+		bpf_object__close(self->obj);
+		self->link = NULL;
+		self->obj = NULL;
+		check_file(&twins[2]);
+		ASSERT_EQ(0, unlink(twins[!gone].path));
+		ASSERT_EQ(0, unlink(twins[2].path));
+		file_close(&twins[!gone]);
+		file_close(&twins[2]);
+		EXPECT_TRUE(WAIT_FOR(counter(_metadata, "aliases") == 0));
+	}
 }
 
 /* ---- exec ---- */

@@ -39,7 +39,7 @@ char path[256];
 __s64 found_by_fd, found_by_ino;
 __s32 stat_ret, info_ret, path_ret;
 
-__s32 fresh_ret;		/* of somebody who must not take them */
+__s32 fresh_ret;		/* of somebody who may not take them */
 __u32 pressure;
 __s64 mergeable;		/* pages that a dry run found */
 
@@ -119,6 +119,24 @@ s32 BPF_PROG(fresh_scan, const struct ksm_ext_scan_ctx *slice)
 	return 60 * 60 * 1000;
 }
 
+/* Return: whether to walk over files that were just read is allowed. */
+static __noinline int walk_fresh(void)
+{
+	struct bpf_iter_ksm_ext_fresh it;
+	int ret = bpf_iter_ksm_ext_fresh_new(&it);
+
+	bpf_iter_ksm_ext_fresh_destroy(&it);
+	return ret;
+}
+
+/* Did not ask for events. */
+SEC("struct_ops.s/scan")
+s32 BPF_PROG(deaf_scan, const struct ksm_ext_scan_ctx *slice)
+{
+	fresh_ret = walk_fresh();
+	return 60 * 60 * 1000;
+}
+
 /* Never wants to rest. */
 SEC("struct_ops.s/scan")
 s32 BPF_PROG(greedy_scan, const struct ksm_ext_scan_ctx *slice)
@@ -133,6 +151,86 @@ s32 BPF_PROG(greedy_scan, const struct ksm_ext_scan_ctx *slice)
 	return 0;
 }
 
+/* The two files that flooding_scan merges */
+__u64 flood_dst, flood_src;
+__u32 flood_pages;
+__u64 flood_merged, flood_unmerged, flood_refused;
+
+static __always_inline void count_flood(int n, u64 *pages)
+{
+	if (n > 0)
+		*pages += n;
+	else
+		flood_refused++;
+}
+
+/* Merges, takes back, and asks for what it can not have, without a pause. */
+SEC("struct_ops.s/scan")
+s32 BPF_PROG(flooding_scan, const struct ksm_ext_scan_ctx *slice)
+{
+	u64 dst = flood_dst, src = flood_src;
+	u32 nr = flood_pages;
+	int i, n = 0;
+
+	bpf_for(i, 0, 1 << 20) {
+		u32 first = i % nr;
+
+		n = ksm_ext_merge(dst, first, src, first, nr - first);
+		count_flood(n, &flood_merged);
+		n = ksm_ext_merge(src, first, dst, first, 1);
+		count_flood(n, &flood_merged);
+		/* Others' pages, nobody's, none */
+		n = ksm_ext_merge(dst, 0, src, 1, nr);
+		count_flood(n, &flood_merged);
+		n = ksm_ext_merge(0, 0, src, 0, nr);
+		count_flood(n, &flood_merged);
+		n = ksm_ext_merge(dst, nr, src, nr, 1);
+		count_flood(n, &flood_merged);
+		n = ksm_ext_unmerge(src, first, 2);
+		count_flood(n, &flood_unmerged);
+		if (n == -ECANCELED)
+			break;
+	}
+	return 0;
+}
+
+/* For scans that take long: how many thousand turns, and whether to stop. */
+__u32 long_turns;
+volatile __u32 enough;
+volatile __u64 turns;		/* of all scans */
+volatile __u64 long_scan;	/* the one that runs; 0 outside */
+
+static __always_inline s32 scan_long(u64 scan, bool ask)
+{
+	struct ksm_ext_file_stat st;
+	int i, j;
+
+	long_scan = scan + 1;
+	bpf_for(i, 0, long_turns) {
+		bpf_for(j, 0, 1000)
+			turns++;
+		if (enough)
+			break;
+		if (ask &&
+		    ksm_ext_file_stat(0, &st, sizeof(st)) == -ECANCELED)
+			break;
+	}
+	long_scan = 0;
+	return 0;
+}
+
+SEC("struct_ops.s/scan")
+s32 BPF_PROG(asking_scan, const struct ksm_ext_scan_ctx *slice)
+{
+	return scan_long(slice->slice, true);
+}
+
+SEC("struct_ops.s/scan")
+s32 BPF_PROG(burning_scan, const struct ksm_ext_scan_ctx *slice)
+{
+	return scan_long(slice->slice, false);
+}
+
 SEC("struct_ops.s/scan")
 s32 BPF_PROG(listening_scan, const struct ksm_ext_scan_ctx *slice)
 {
@@ -143,16 +241,6 @@ SEC("struct_ops/broken")
 void BPF_PROG(note_broken, const struct ksm_ext_event *event)
 {
 	broken_pages += event->nr;
-}
-
-SEC("?struct_ops.s/merged")
-void BPF_PROG(sleepable_merged, const struct ksm_ext_event *event)
-{
-}
-
-SEC("?struct_ops.s/broken")
-void BPF_PROG(sleepable_broken, const struct ksm_ext_event *event)
-{
 }
 
 SEC(".struct_ops.link")
@@ -195,7 +283,7 @@ struct ksm_ext_ops fresh = {
 
 SEC(".struct_ops.link")
 struct ksm_ext_ops deaf = {
-	.scan = (void *)fresh_scan,
+	.scan = (void *)deaf_scan,
 	.name = "deaf",
 };
 
@@ -207,22 +295,32 @@ struct ksm_ext_ops greedy = {
 };
 
 SEC(".struct_ops.link")
-struct ksm_ext_ops odd_flags = {
-	.flags = 1U << 31,
-	.name = "odd_flags",
+struct ksm_ext_ops burning = {
+	.scan = (void *)burning_scan,
+	.timeout_ms = 30000,
+	.name = "burning",
 };
 
-/* Not loaded unless asked for: they would take all others with them. */
-SEC("?.struct_ops.link")
-struct ksm_ext_ops sleeping_merged = {
-	.merged = (void *)sleepable_merged,
-	.name = "sleeping_merged",
+SEC(".struct_ops.link")
+struct ksm_ext_ops burning_too = {
+	.scan = (void *)burning_scan,
+	.timeout_ms = 30000,
+	.name = "burning_too",
 };
 
-SEC("?.struct_ops")
-struct ksm_ext_ops sleeping_broken = {
-	.broken = (void *)sleepable_broken,
-	.name = "sleeping_broken",
+SEC(".struct_ops.link")
+struct ksm_ext_ops flood = {
+	.scan = (void *)flooding_scan,
+	.domain = (void *)listed_domain,
+	.timeout_ms = 30000,
+	.name = "flood",
+};
+
+SEC(".struct_ops.link")
+struct ksm_ext_ops asking = {
+	.scan = (void *)asking_scan,
+	.timeout_ms = 30000,
+	.name = "asking",
 };
 
 SEC("syscall")
@@ -242,15 +340,18 @@ int ask(struct ask_args *args)
 SEC("syscall")
 int steal(void *ctx)
 {
-	u64 *id;
-
-	fresh_ret = 0;
-	bpf_for_each(ksm_ext_fresh, id)
-		fresh_ret++;
-	return fresh_ret;
+	fresh_ret = walk_fresh();
+	return 0;
 }
 
-/* ---- all that is shared ---- */
+/*
+ * ---- all that is shared ----
+ *
+ * Aliases come file by file.  Roots are listed by their ids: aliases of the
+ * same one have the same, which is all that is to be known of it.
+ */
+
+char listed_path[256];
 
 SEC("iter.s/ksm_ext")
 int list_aliases(struct bpf_iter__ksm_ext *ctx)
@@ -261,8 +362,10 @@ int list_aliases(struct bpf_iter__ksm_ext *ctx)
 	if (!info)
 		return 0;
 	ksm_ext_file_name(info->file, name, sizeof(name));
-	BPF_SEQ_PRINTF(ctx->meta->seq, "%llu %u %u %llu %llu %llx %s\n",
+	listed_path[0] = 0;
+	ksm_ext_file_path(info->file, listed_path, sizeof(listed_path));
+	BPF_SEQ_PRINTF(ctx->meta->seq, "%llu %u %u %llu %llu %llx %s %s\n",
 		       info->index, info->nr, info->nr_sharing, info->domain,
-		       info->ino, info->root, name);
+		       info->ino, info->root, name, listed_path);
 	return 0;
 }

@@ -5,6 +5,7 @@
  */
 #include "vmlinux.h"
 #include "ksm_ext.bpf.h"
+#include "policies.h"
 
 char _license[] SEC("license") = "GPL";
 
@@ -37,6 +38,7 @@ enum { QUIT_IN_SCAN = 1, QUIT_IN_DOMAIN, QUIT_IN_MERGED, QUIT_IN_BROKEN };
 __u32 quit_in;
 __u32 dumps;
 __s32 quit_in_init = 1, quit_in_dump = 1, quit_in_exit = 1, dump_in_scan = 1;
+__s32 quit_with_bad_format, quit_with_half_a_number, quit_with_too_much;
 __s32 last_dump;
 
 static __always_inline u64 domain_of(const struct ksm_ext_file_stat *file)
@@ -175,6 +177,13 @@ s32 BPF_PROG(quitter_init)
 SEC("struct_ops.s/scan")
 s32 BPF_PROG(quitter_scan, const struct ksm_ext_scan_ctx *slice)
 {
+	static const char plain[] = "no numbers";
+	unsigned long long numbers[13] = {};	/* one more than there may be */
+
+	quit_with_bad_format = ksm_ext_exit(0, "%z");
+	quit_with_half_a_number = ksm_ext_exit_bstr(0, plain, numbers, 12);
+	quit_with_too_much = ksm_ext_exit_bstr(0, plain, numbers,
+					       sizeof(numbers));
 	dump_in_scan = ksm_ext_dump("too early");
 	quit(QUIT_IN_SCAN);
 	scan_files(0);
@@ -240,10 +249,134 @@ s32 BPF_PROG(slow_init_init)
 	return 0;
 }
 
-SEC("?struct_ops.s/domain")
-u64 BPF_PROG(sleepable_domain, const struct ksm_ext_file_stat *file)
+/* No errno, be it because it is too much or too little. */
+SEC("struct_ops.s/init")
+s32 BPF_PROG(positive_init)
 {
 	return 1;
+}
+
+SEC("struct_ops.s/init")
+s32 BPF_PROG(no_errno_init)
+{
+	return -4096;
+}
+
+/* ---- says something else each time it is asked ---- */
+
+__u64 answers[2];		/* the last ones, for dst and src of a merge */
+__u64 lawful, unlawful;		/* pages merged after they agreed, or not */
+static __u32 asked;
+
+SEC("struct_ops/domain")
+u64 BPF_PROG(fickle_domain, const struct ksm_ext_file_stat *file)
+{
+	/* Two pairs that agree, one that does not, and one "never". */
+	static const u8 moods[] = { 1, 1, 1, 2, 0, 2, 2, 0 };
+	u32 now = asked++ % sizeof(moods);
+
+	answers[0] = answers[1];
+	answers[1] = moods[now];
+	return answers[1];
+}
+
+SEC("struct_ops/merged")
+void BPF_PROG(fickle_merged, const struct ksm_ext_event *event)
+{
+	if (answers[0] && answers[0] == answers[1])
+		lawful += event->nr;
+	else
+		unlawful += event->nr;
+}
+
+/* ---- returns what it is told to ---- */
+
+__s32 answer;
+
+SEC("struct_ops.s/scan")
+s32 BPF_PROG(answering_scan, const struct ksm_ext_scan_ctx *slice)
+{
+	scan_files(0);
+	return answer;
+}
+
+/* ---- calls verbs as it is told to, whatever nonsense that is ---- */
+
+struct call calls[MAX_CALLS];
+__u64 call_domain;		/* what CALL_DOMAIN was told last */
+
+/* What calls[0] came to where nothing is to be merged */
+__s32 ret_in_init, ret_in_exit, ret_in_dump;
+
+static __noinline s32 call(const struct call *c)
+{
+	/* As much as there may be, and one more */
+	static __u64 hashes[KSM_EXT_MAX_RUN + 1];
+	struct ksm_ext_page_info info = {};
+	struct ksm_ext_file_stat st = {};
+	char text[8] = {};
+	u32 nr = c->nr;
+
+	switch (c->verb) {
+	case CALL_MERGE:
+		return ksm_ext_merge(c->dst, c->dst_index, c->src, c->src_index,
+				     nr);
+	case CALL_UNMERGE:
+		return ksm_ext_unmerge(c->dst, c->dst_index, nr);
+	case CALL_HASH:
+		if (nr > sizeof(hashes))
+			break;
+		return ksm_ext_hash(c->dst, c->dst_index, hashes, nr);
+	case CALL_STAT:
+		if (nr > sizeof(st))
+			break;
+		return ksm_ext_file_stat(c->dst, &st, sizeof(st) - nr);
+	case CALL_NAME:
+		if (nr > sizeof(text))
+			break;
+		return ksm_ext_file_name(c->dst, text, nr);
+	case CALL_PATH:
+		if (nr > sizeof(text))
+			break;
+		return ksm_ext_file_path(c->dst, text, nr);
+	case CALL_PAGE:
+		if (nr > sizeof(info))
+			break;
+		return ksm_ext_page_info(c->dst, c->dst_index, &info,
+					 sizeof(info) - nr);
+	case CALL_DOMAIN:
+		return ksm_ext_file_domain(c->dst, &call_domain);
+	}
+	return 0;
+}
+
+SEC("struct_ops.s/scan")
+s32 BPF_PROG(calling_scan, const struct ksm_ext_scan_ctx *slice)
+{
+	u32 i;
+
+	bpf_for(i, 0, MAX_CALLS)
+		calls[i].ret = call(&calls[i]);
+	return answer ?: 10;
+}
+
+SEC("struct_ops.s/init")
+s32 BPF_PROG(calling_init)
+{
+	ret_in_init = call(&calls[0]);
+	return 0;
+}
+
+SEC("struct_ops.s/dump")
+void BPF_PROG(calling_dump)
+{
+	ret_in_dump = call(&calls[0]);
+}
+
+SEC("struct_ops.s/exit")
+void BPF_PROG(calling_exit, const struct ksm_ext_exit_info *info)
+{
+	ret_in_exit = call(&calls[0]);
 }
 
 /* ---- good ones ---- */
@@ -281,6 +414,32 @@ SEC(".struct_ops.link")
 struct ksm_ext_ops no_domain = {
 	.scan = (void *)churn_scan,
 	.name = "no_domain",
+};
+
+SEC(".struct_ops.link")
+struct ksm_ext_ops fickle = {
+	.scan = (void *)churn_scan,
+	.domain = (void *)fickle_domain,
+	.merged = (void *)fickle_merged,
+	.name = "fickle",
+};
+
+SEC(".struct_ops.link")
+struct ksm_ext_ops answering = {
+	.scan = (void *)answering_scan,
+	.domain = (void *)listed_domain,
+	.exit = (void *)note_exit,
+	.name = "answering",
+};
+
+SEC(".struct_ops.link")
+struct ksm_ext_ops caller = {
+	.init = (void *)calling_init,
+	.scan = (void *)calling_scan,
+	.domain = (void *)listed_domain,
+	.dump = (void *)calling_dump,
+	.exit = (void *)calling_exit,
+	.name = "caller",
 };
 
 /* ---- those that are ejected ---- */
@@ -379,9 +538,43 @@ struct ksm_ext_ops slow_init = {
 	.name = "slow_init",
 };
 
-/* Not loaded unless asked for: it would take all others with it. */
-SEC("?.struct_ops.link")
-struct ksm_ext_ops sleeping_domain = {
-	.domain = (void *)sleepable_domain,
-	.name = "sleeping_domain",
+SEC(".struct_ops.link")
+struct ksm_ext_ops positive = {
+	.init = (void *)positive_init,
+	.domain = (void *)listed_domain,
+	.exit = (void *)note_exit,
+	.name = "positive",
+};
+
+SEC(".struct_ops.link")
+struct ksm_ext_ops no_errno = {
+	.init = (void *)no_errno_init,
+	.domain = (void *)listed_domain,
+	.exit = (void *)note_exit,
+	.name = "no_errno",
+};
+
+/* A letter to some */
+SEC(".struct_ops.link")
+struct ksm_ext_ops umlaut_in_name = {
+	.domain = (void *)listed_domain,
+	.exit = (void *)note_exit,
+	.name = "b\xe4r",
+};
+
+SEC(".struct_ops.link")
+struct ksm_ext_ops odd_flags = {
+	.domain = (void *)listed_domain,
+	.exit = (void *)note_exit,
+	.flags = 1U << 31,
+	.name = "odd_flags",
+};
+
+/* Just as churn_a, but nobody would own it. */
+SEC(".struct_ops")
+struct ksm_ext_ops no_link = {
+	.scan = (void *)churn_scan,
+	.domain = (void *)listed_domain,
+	.exit = (void *)note_exit,
+	.name = "no_link",
 };
