@@ -119,12 +119,12 @@ cJSON *read_entry(const char *map)
 	for (i = 0; i < btf_vlen(e.type); i++) {
 		const struct btf_member *member = btf_members(e.type) + i;
 		const struct btf_type *type = resolve(e.btf, member->type);
+		size_t offset = btf_member_bit_offset(e.type, i) / 8;
 
 		if (btf_is_int(type) && type->size <= sizeof(__u64))
 			cJSON_AddNumberToObject(object,
 				btf__name_by_offset(e.btf, member->name_off),
-				get_value(type, e.data +
-					  btf_member_bit_offset(e.type, i) / 8));
+				get_value(type, e.data + offset));
 	}
 	entry_close(&e);
 	return object;

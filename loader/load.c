@@ -11,8 +11,8 @@
  *		Until then all ends with ksmx.
  *	swap	the new maps are pinned beside the old ones, the link changes
  *		hands, the maps change places.
- *	unload	the link is detached, the pins are removed.  To unmerge, a folder
- *		is made, the button pressed and released, the folder removed.
+ *	unload	the link is detached, the pins are removed.  To unmerge, the
+ *		button is pressed and released, with a folder made meanwhile.
  *
  * Knobs of the kernel are set before the policy is in charge, so that no page
  * is merged by rules that it was not to be merged by.  Who is killed then may
@@ -127,7 +127,7 @@ static bool maps_hold(const char *dir, __u32 id)
 	return true;
 }
 
-/* The id of the struct_ops map of the policy that ksmx has put in charge, or 0. */
+/* The id of the policy that ksmx has put in charge, its struct_ops map; or 0. */
 static int ops_id(void)
 {
 	int link = bpf_obj_get(PIN_LINK), id;

@@ -15,7 +15,7 @@
 
 #include "ksmx.h"
 
-/* Return: whether there is such a file; @buf gets it without the last newline. */
+/* Return: whether there is such a file; @buf gets it, less its last newline. */
 bool sysfs_read(const char *name, char *buf, size_t size)
 {
 	char path[256];

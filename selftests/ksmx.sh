@@ -490,7 +490,7 @@ test_dump()
 	expect 4 'be root' nobody ksmx dump
 }
 
-would_save() { ksmx status --json | jq -e ".report.would_save == $1" >/dev/null; }
+would_save() { [ "$(ksmx status --json | jq .report.would_save)" = "$1" ]; }
 
 test_dry_run()
 {
@@ -648,7 +648,7 @@ test_knobs_at_load()
 	ksmx unload >/dev/null
 	same "strict without a policy" "$(knob strict)" 1
 
-	# As the service does when it is killed: what it starts with holds again.
+	# As the service when it is killed: what it starts with holds again.
 	set=(--set idle_ms=1234 --set kernel.max_cpu_percent=50)
 	run_in_background ksmx run all "${set[@]}"
 	wait_for in_charge all
@@ -697,7 +697,8 @@ test_entries()
 		expect 2 '' ksmx set kernel.thrash_pages=5 idle_ms=77 \
 			"budgets[$id].max_work=1" "$place=1"
 	done
-	expect 2 'is no cgroup: a number, or' ksmx set 'budgets[/etc].max_work=1'
+	expect 2 'is no cgroup: a number, or' \
+		ksmx set 'budgets[/etc].max_work=1'
 	expect 1 "cannot change the map 'budgets'" ksmx set \
 		kernel.thrash_pages=5 idle_ms=77 "budgets[$id].max_work=1" \
 		"budgets[1].max_work=1"
