@@ -4,9 +4,8 @@
  *
  * Decides as "all" does, with the same code, and has the kernel check and
  * compare every pair of pages (KSM_EXT_DRY_RUN), but nothing is merged.  The
- * only entry of its map "report" tells what would have come of it:
- *
- *	bpftool map dump pinned /sys/fs/bpf/ksm_ext/maps/report
+ * only entry of its map "report", which "ksmx status" shows, tells what would
+ * have come of it.
  *
  * For: finding out on a machine in use whether merging is worth it, before any
  * page is shared.  It costs what "all" costs to find equal pages, and no more

@@ -30,8 +30,8 @@ const struct argp_option common_options[] = {
 
 #define SET_OPTION							\
 	{ "set", 's', "NAME=NUMBER", 0,					\
-	  "Set a tunable of the policy, or the size of a map "		\
-	  "(MAP.max_entries)", 0 }
+	  "Set a tunable of the policy, the size of a map "		\
+	  "(MAP.max_entries), or a knob of the kernel (kernel.KNOB)", 0 }
 
 static const struct argp_option set_options[] = {
 	SET_OPTION,
@@ -109,35 +109,41 @@ const struct command commands[] = {
 		       "by swap.  On SIGTERM or SIGINT the policy is unloaded "
 		       "and the exit status is 0, as when somebody else "
 		       "unloads it.  When the kernel ejects the policy, the "
-		       "record is printed and the exit status is 7.  This is "
+		       "record and what the policy had to say (\"dump\") are "
+		       "printed and the exit status is 7.  This is "
 		       "what the service ksm_ext.service runs.",
 		.examples =
-			"ksmx run all --set idle_ms=5000\n"
+			"ksmx run all --set idle_ms=5000 --set kernel.strict=1\n"
 			"systemctl start ksm_ext",
 		.min_args = 1, .max_args = 1, .words = WORDS_POLICY,
 		.options = set_options, .run = cmd_run,
 	}, {
 		.name = "set",
 		.args = "[NAME=NUMBER...]",
-		.brief = "change tunables of the policy or the kernel, or show them",
+		.brief = "change tunables of policy or kernel, or show all",
 		.doc = "Tunables are the members of the policy's map "
 		       "\"tunables\"; those of the kernel, whose names begin "
 		       "with \"kernel.\", are files in "
 		       "/sys/kernel/mm/ksm_ext and stay when the policy goes.  "
+		       "MAP[KEY].MEMBER is a number in another map of the "
+		       "policy; KEY is a number, or the path of a cgroup.  "
 		       "Either all that are named change, or none; those of "
 		       "the policy at once.  Others can only be set when a "
 		       "policy is loaded: see swap.",
 		.examples =
 			"ksmx set\n"
 			"ksmx set idle_ms=5000 pause_ms=10\n"
-			"ksmx set kernel.max_cpu_percent=20",
+			"ksmx set kernel.max_cpu_percent=20\n"
+			"ksmx set 'budgets[/sys/fs/cgroup/a.slice]."
+			"max_merged=10000'",
 		.max_args = ANY_NUMBER, .words = WORDS_TUNABLE,
 		.run = cmd_set,
 	}, {
 		.name = "status",
 		.args = "",
 		.brief = "what is in charge and what it achieved",
-		.doc = "Counters are shown to root only.",
+		.doc = "Counters are shown to root only.  A policy that only "
+		       "tells what it would merge shows that as its report.",
 		.examples =
 			"ksmx status\n"
 			"ksmx status --json | jq .saved_bytes",
@@ -155,10 +161,12 @@ const struct command commands[] = {
 		.brief = "which pages of a file are shared, and why not",
 		.doc = "For each range of pages of the file, or for the page "
 		       "at OFFSET, in bytes: whether it is shared and with "
-		       "which files, or why it could not be merged just now.  "
-		       "\"no_equal\" means that nothing is in the way but "
-		       "that the policy has found no equal page, or has not "
-		       "looked yet.",
+		       "which files, or why not.  That is what keeps the "
+		       "kernel from merging it just now, such as \"dirty\"; "
+		       "else \"no_policy\", \"stopped\" (kernel.run), "
+		       "\"dry_run\", \"no_domain\" (the policy never merges "
+		       "the file), \"not_looked\" (it has not looked into it "
+		       "yet), or \"no_equal\".",
 		.examples =
 			"ksmx explain /usr/bin/git\n"
 			"ksmx explain /usr/bin/git 0x10000 --json",
@@ -226,7 +234,7 @@ const struct command commands[] = {
 		.args = "[COMMAND]",
 		.brief = "this, or about one command",
 		.doc = "With --json, all that there is to say about all "
-		       "commands.",
+		       "commands, or about COMMAND.",
 		.examples = "ksmx help swap",
 		.max_args = 1, .words = WORDS_COMMAND,
 		.run = cmd_help,

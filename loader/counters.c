@@ -10,21 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include <bpf/bpf.h>
-
 #include "ksmx.h"
-#include "ksm_ext_progress.h"
-
-static const struct {
-	const char *name;
-	size_t offset;
-} progress_members[] = {
-#define MEMBER(name) { #name, offsetof(struct ksm_ext_progress, name) }
-	MEMBER(rounds), MEMBER(quiet), MEMBER(files), MEMBER(pending),
-	MEMBER(merged), MEMBER(total_looks), MEMBER(total_hashed),
-	MEMBER(total_merged),
-#undef MEMBER
-};
 
 double get_number(const cJSON *object, const char *name)
 {
@@ -42,7 +28,7 @@ const char *get_string(const cJSON *object, const char *name)
 
 static void add_string(cJSON *object, const char *name)
 {
-	char buf[256];
+	char buf[RECORD_LEN];
 
 	if (!sysfs_read(name, buf, sizeof(buf)))
 		*buf = '\0';
@@ -105,50 +91,33 @@ static void add_folders(cJSON *object)
 		free(entries);
 }
 
-/* What the policy says about itself, if it does and we may look. */
-static cJSON *read_progress(void)
+/* What the policy says about itself in this map, if it does and we may look. */
+static void add_entry(cJSON *object, const char *map)
 {
-	struct ksm_ext_progress progress;
-	struct bpf_map_info info = {};
-	__u32 zero = 0, len = sizeof(info);
-	cJSON *object = NULL;
-	size_t i;
-	int fd;
+	cJSON *entry = read_entry(map);
 
-	fd = pinned_map("progress");
-	if (fd < 0)
-		return NULL;
-	if (!bpf_map_get_info_by_fd(fd, &info, &len) &&
-	    info.value_size == sizeof(progress) &&
-	    !bpf_map_lookup_elem(fd, &zero, &progress)) {
-		object = cJSON_CreateObject();
-		for (i = 0; i < ARRAY_SIZE(progress_members); i++)
-			cJSON_AddNumberToObject(object,
-						progress_members[i].name,
-						*(__u64 *)((char *)&progress +
-						progress_members[i].offset));
-	}
-	close(fd);
-	return object;
+	if (entry)
+		cJSON_AddItemToObject(object, map, entry);
 }
 
 /* All that there is to know; counters are missing for who may not see them. */
 cJSON *read_status(void)
 {
-	cJSON *status = cJSON_CreateObject(), *progress;
+	cJSON *status = cJSON_CreateObject();
 
 	add_string(status, "state");
 	add_string(status, "policy");
 	add_string(status, "exit");
 	add_numbers(status, ".");
-	if (cJSON_HasObjectItem(status, "pages_sharing"))
+	if (cJSON_HasObjectItem(status, "pages_sharing")) {
 		cJSON_AddNumberToObject(status, "saved_bytes",
 					get_number(status, "pages_sharing") *
 					sysconf(_SC_PAGESIZE));
+		cJSON_AddBoolToObject(status, "dry_run", is_dry_run());
+	}
 	add_folders(status);
-	progress = read_progress();
-	if (progress)
-		cJSON_AddItemToObject(status, "progress", progress);
+	add_entry(status, "progress");
+	add_entry(status, "report");
 	return status;
 }
 

@@ -208,7 +208,7 @@ static void look_at_memlock(void)
 
 static void look_at_file_systems(void)
 {
-	static const char * const types[] = { "ext4", "xfs", "btrfs" };
+	static const char * const types[] = { "ext4", "xfs", "btrfs", "erofs" };
 	size_t nr[ARRAY_SIZE(types)] = {}, all = 0, i;
 	char line[4096], type[64], *dash;
 	FILE *f = fopen("/proc/self/mountinfo", "re");
@@ -228,17 +228,17 @@ static void look_at_file_systems(void)
 		fclose(f);
 	if (all)
 		found(GOOD, 0, "files",
-		      "mounted: %zu ext4, %zu xfs, %zu btrfs; on others nothing is merged",
-		      nr[0], nr[1], nr[2]);
+		      "mounted: %zu ext4, %zu xfs, %zu btrfs, %zu erofs; on others nothing is merged",
+		      nr[0], nr[1], nr[2], nr[3]);
 	else
 		found(NOTE, 0, "files",
-		      "no ext4, xfs or btrfs is mounted: there is nothing to merge");
+		      "no ext4, xfs, btrfs or erofs is mounted: there is nothing to merge");
 }
 
 static void look_at_state(void)
 {
-	char state[32] = "", policy[64] = "", run[16] = "", end[256] = "";
-	char strict[16] = "";
+	char state[32] = "", policy[64] = "", run[16] = "", strict[16] = "";
+	char end[RECORD_LEN] = "";
 
 	if (!sysfs_read("state", state, sizeof(state)))
 		return;
@@ -278,8 +278,9 @@ int cmd_doctor(int argc, char **argv)
 	if (options.json)
 		return print_json(findings) ?: first_bad;
 	cJSON_ArrayForEach(item, findings)
-		printf("%-8s %-11s %s\n", get_string(item, "grade"),
-		       get_string(item, "what"), get_string(item, "text"));
+		print_wrapped(printf("%-8s %-11s ", get_string(item, "grade"),
+				     get_string(item, "what")),
+			      21, get_string(item, "text"));
 	cJSON_Delete(findings);
 	return first_bad;
 }

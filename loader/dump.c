@@ -54,24 +54,17 @@ static void print_record(const char *name, const char *text)
 
 int cmd_dump(int argc, char **argv)
 {
-	char end[256] = "", *text = NULL;
-	size_t room = 0;
-	FILE *f;
+	char text[DUMP_LEN] = "";
 	int ret;
 
 	ret = look_open();
 	if (ret)
 		return ret;
-	sysfs_read("exit", end, sizeof(end));
-	print_record("exit", end);
+	sysfs_read("exit", text, sizeof(text));
+	print_record("exit", text);
 	/* What the policy itself had to say, in as many lines as it wanted */
-	f = fopen(SYSFS "/exit_dump", "re");
-	if (f) {
-		if (getdelim(&text, &room, '\0', f) > 1)
-			print_record("dump", text);
-		fclose(f);
-		free(text);
-	}
+	if (sysfs_read("exit_dump", text, sizeof(text)) && *text)
+		print_record("dump", text);
 
 	if (!options.json)
 		printf("%-18s %7s %10s %3s %s\n", "root", "sharing", "page",

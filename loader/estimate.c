@@ -267,7 +267,8 @@ static bool supported_fs(dev_t dev, int fd)
 	known_dev = dev;
 	answer = known && (fs.f_type == EXT4_SUPER_MAGIC ||
 			   fs.f_type == XFS_SUPER_MAGIC ||
-			   fs.f_type == BTRFS_SUPER_MAGIC);
+			   fs.f_type == BTRFS_SUPER_MAGIC ||
+			   fs.f_type == EROFS_SUPER_MAGIC_V1);
 	return answer;
 }
 
@@ -576,7 +577,7 @@ static void print_report(double saved)
 		       "share none", total.lone_pages * PAGE / MIB,
 		       (unsigned long long)total.lone_files);
 	if (total.other_fs)
-		printf("%-12s%llu files on other file systems than ext4, xfs, btrfs\n",
+		printf("%-12s%llu files on other file systems than ext4, xfs, btrfs, erofs\n",
 		       "left out", (unsigned long long)total.other_fs);
 	if (total.skipped)
 		printf("%-12s%llu files or folders that could not be read\n",

@@ -11,7 +11,6 @@
 #include <unistd.h>
 
 #include "look.h"
-#include "ksm_ext_domain.h"
 
 #define PAGE		4096
 /* Pages that are explained at a time; their roots fit into the map "wanted". */
@@ -42,14 +41,13 @@ struct window {
 };
 
 static __u64 file_id;
-static bool nobodys;		/* others may write the file */
-static struct btf *kernel;
+static const char *in_the_way;	/* of the policy, not of the kernel */
 static cJSON *ranges;		/* with --json */
 static __u64 nr_cached, nr_shared;
 
 /* ---- words ---- */
 
-/* What the kernel's names of refusals mean. */
+/* What the kernel's names of refusals mean, and our own that follow. */
 static const struct {
 	const char *name;
 	const char *text;
@@ -65,12 +63,19 @@ static const struct {
 	{ "full", "its root has max_page_sharing aliases" },
 	{ "nomem", "no memory" },
 	{ "thrash", "the file's pages were broken by writes too often of late" },
+	{ "no_policy", "no policy is loaded: ksmx load POLICY" },
+	{ "stopped", "nothing is merged: ksmx set kernel.run=1" },
+	{ "dry_run", "the policy only tells what it would merge" },
+	{ "no_domain", "the policy never merges this file" },
+	{ "not_looked", "the policy has not looked into the file yet" },
+	{ "no_equal", "the policy found no equal page in the file's domain" },
 };
 
 /* The kernel's own name of a refusal, from its BTF; "" for none. */
 static const char *refusal_name(unsigned int refusal)
 {
 	static const char prefix[] = "KSM_EXT_REFUSED_";
+	const struct btf *kernel = kernel_btf();
 	const struct btf_type *type;
 	int id, i;
 
@@ -89,6 +94,39 @@ static const char *refusal_name(unsigned int refusal)
 	return "";
 }
 
+/* Has the policy looked into the file?  Most remember that in a map. */
+static bool was_looked_into(__u64 id)
+{
+	struct entry e;
+	bool found;
+
+	if (entry_open(&e, "files", id))
+		return true;
+	found = e.exists;
+	entry_close(&e);
+	return found;
+}
+
+/* Why pages are not shared that the kernel would let share. */
+static const char *find_reason(__u64 id)
+{
+	char state[32] = "";
+	__u64 domain;
+	int err;
+
+	sysfs_read("state", state, sizeof(state));
+	if (!strcmp(state, "idle"))
+		return "stopped";
+	err = look_domain(id, &domain);
+	if (err == -ESRCH || strcmp(state, "active"))
+		return "no_policy";
+	if (is_dry_run())
+		return "dry_run";
+	if (!err && !domain)
+		return "no_domain";
+	return was_looked_into(id) ? "no_equal" : "not_looked";
+}
+
 /* Why the pages of a range are not shared: a name, and what it means. */
 static void why_not(const struct range *r, const char **name,
 		    const char **text)
@@ -96,13 +134,8 @@ static void why_not(const struct range *r, const char **name,
 	size_t i;
 
 	*name = refusal_name(r->refusal);
-	if (!**name) {
-		*name = nobodys ? "no_domain" : "no_equal";
-		*text = nobodys ?
-			"others may write the file: the policies included leave it alone" :
-			"nothing is in the way: no equal page was found";
-		return;
-	}
+	if (!**name)
+		*name = in_the_way;
 	*text = *name;
 	for (i = 0; i < ARRAY_SIZE(reasons); i++) {
 		if (!strcmp(reasons[i].name, *name))
@@ -290,10 +323,13 @@ static void print_others(const struct range *r)
 static void print_range(const struct range *r)
 {
 	const char *name, *text;
+	char line[128];
+	int column;
 
-	printf("%10llu - %-9llu ", r->first, r->first + r->nr - 1);
+	column = printf("%10llu - %-9llu ", r->first, r->first + r->nr - 1);
 	if (r->state == STATE_SHARED && r->nr_sharing == 1) {
-		printf("shared with nobody: the others were changed, or strict mode\n");
+		print_wrapped(column, 24,
+			      "shared with nobody: the others were changed, or strict mode");
 		return;
 	}
 	if (r->state == STATE_SHARED) {
@@ -302,7 +338,8 @@ static void print_range(const struct range *r)
 		return;
 	}
 	why_not(r, &name, &text);
-	printf("%s (%s)\n", text, name);
+	snprintf(line, sizeof(line), "%s (%s)", text, name);
+	print_wrapped(column, 24, line);
 }
 
 static void describe_range(const struct range *r)
@@ -442,17 +479,19 @@ int cmd_explain(int argc, char **argv)
 		first /= PAGE;
 		end = first + 1;
 	}
-	nobodys = !ksm_ext_domain_of(st.st_mode, st.st_uid, st.st_gid);
 
 	ret = look_open();
 	if (ret)
 		return ret;
-	kernel = btf__load_vmlinux_btf();
 	ranges = options.json ? cJSON_CreateArray() : NULL;
 	ret = look_up(fd, &file_id);
 	if (ret == -EOPNOTSUPP)
 		return fail(KSMX_USAGE,
 			    "%s: files of this kind are never merged (ineligible)",
 			    argv[0]);
-	return report(argv[0], ret ?: explain(first, end));
+	if (!ret) {
+		in_the_way = find_reason(file_id);
+		ret = explain(first, end);
+	}
+	return report(argv[0], ret);
 }

@@ -27,6 +27,10 @@
 
 #define NR_POLICY_DIRS	3
 
+/* Room for the record of how a policy ended, and for its own dump */
+#define RECORD_LEN	512
+#define DUMP_LEN	4096
+
 /* Exit statuses; --help says what they mean. */
 enum {
 	KSMX_OK,
@@ -107,6 +111,7 @@ const char *libbpf_said(void);
 const char *verifier_said(void);
 int print_json(cJSON *object);
 int print_json_line(cJSON *object);
+void print_wrapped(int column, int indent, const char *text);
 
 /* system.c: what the running kernel offers */
 int check_support(void);
@@ -135,21 +140,50 @@ const char *policy_name(const struct policy *policy);
 char *policy_misfit(const struct policy *policy, const struct btf *kernel);
 cJSON *list_policies(void);
 
-/* tunables.c: numbers that a policy lets people change */
+/* numbers.c: numbers by their names in BTF */
 const struct btf_type *resolve(const struct btf *btf, __u32 id);
 __u32 find_member(const struct btf *btf, const struct btf_type *type,
 		  const char *name, size_t *offset);
+__u32 enum_value(const char *of, const char *name);
 int parse_setting(const char *setting, char *name, size_t size,
 		  const char **value);
 int set_number(const struct btf_type *type, void *data, const char *name,
 	       const char *text);
 double get_value(const struct btf_type *type, const void *data);
-cJSON *read_tunables(void);
+
+/* knobs.c: what can be set in the kernel */
 void add_knobs(cJSON *object);
+bool is_knob(const char *setting);
+int knob_set(const char *setting);
+int knobs_write(void);
+void knobs_restore(void);
+
+/* An entry of a map of the policy in charge. */
+struct entry {
+	char *name;		/* of the map */
+	int map;
+	__u64 key;
+	struct btf *btf;
+	const struct btf_type *type;	/* a struct */
+	char *data;
+	char *before;		/* what it was when it was opened */
+	bool exists;
+};
+
+/* entries.c: what is in such maps */
+int map_value_type(int map, struct bpf_map_info *info, struct btf **btf,
+		   const struct btf_type **type);
+int entry_open(struct entry *e, const char *map, __u64 key);
+void entry_close(struct entry *e);
+int entry_write(const struct entry *e);
+void entry_restore(const struct entry *e);
+cJSON *read_entry(const char *map);
+bool is_dry_run(void);
 
 /* load.c: who is in charge */
 const char *pinned_dir(void);
 int pinned_map(const char *name);
+int pinned_ops(void);
 int link_map_id(int link);
 int put_in_charge(const char *name);
 int end_charge(int link);

@@ -11,7 +11,12 @@
  *		Until then all ends with ksmx.
  *	swap	the new maps are pinned beside the old ones, the link changes
  *		hands, the maps change places.
- *	unload	the link is detached, the pins are removed.
+ *	unload	the link is detached, the pins are removed.  To unmerge, the
+ *		button is pressed and released, with a folder made meanwhile.
+ *
+ * Knobs of the kernel are set before the policy is in charge, so that no page
+ * is merged by rules that it was not to be merged by.  Who is killed then may
+ * leave them set, which the same command given again makes right.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -29,6 +34,8 @@
 #include "ksmx.h"
 
 #define PIN_MAPS_NEW	PIN_DIR "/maps_new"
+/* A folder, since nothing else can be here: the button was 1. */
+#define PIN_UNMERGING	PIN_DIR "/unmerging"
 
 /* Held by who changes things. */
 static int lock_fd = -1;
@@ -83,14 +90,14 @@ int link_map_id(int link)
 	return info.struct_ops.map_id;
 }
 
-/* Is this map one of those pinned in @dir? */
-static bool maps_hold(const char *dir, __u32 id)
+/* The map of this id, if it is one of those pinned in @dir; or -1. */
+static int open_map(const char *dir, __u32 id)
 {
 	struct dirent *entry;
-	bool found = false;
 	DIR *d = opendir(dir);
+	int found = -1;
 
-	while (d && !found && (entry = readdir(d))) {
+	while (d && found < 0 && (entry = readdir(d))) {
 		struct bpf_map_info info = {};
 		__u32 len = sizeof(info);
 		char path[PATH_MAX];
@@ -100,32 +107,62 @@ static bool maps_hold(const char *dir, __u32 id)
 		fd = bpf_obj_get(path);
 		if (fd < 0)
 			continue;
-		found = !bpf_map_get_info_by_fd(fd, &info, &len) &&
-			info.id == id;
-		close(fd);
+		if (!bpf_map_get_info_by_fd(fd, &info, &len) && info.id == id)
+			found = fd;
+		else
+			close(fd);
 	}
 	if (d)
 		closedir(d);
 	return found;
 }
 
-/*
- * Where the maps of the policy are that ksmx has put in charge.
- * Return: a folder, or NULL if there is no such policy.
- */
-const char *pinned_dir(void)
+static bool maps_hold(const char *dir, __u32 id)
+{
+	int fd = open_map(dir, id);
+
+	if (fd < 0)
+		return false;
+	close(fd);
+	return true;
+}
+
+/* The id of the policy that ksmx has put in charge, its struct_ops map; or 0. */
+static int ops_id(void)
 {
 	int link = bpf_obj_get(PIN_LINK), id;
 
 	if (link < 0)
-		return NULL;
+		return 0;
 	id = link_map_id(link);
 	close(link);
-	if (!id) {
+	if (!id)
 		errno = ENOENT;
+	return id;
+}
+
+/*
+ * Where the maps of that policy are.
+ * Return: a folder, or NULL if there is no such policy.
+ */
+const char *pinned_dir(void)
+{
+	int id = ops_id();
+
+	if (!id)
 		return NULL;
-	}
 	return maps_hold(PIN_MAPS, id) ? PIN_MAPS : PIN_MAPS_NEW;
+}
+
+/* Its struct_ops map.  Return: a descriptor, or -1. */
+int pinned_ops(void)
+{
+	int id = ops_id(), fd;
+
+	if (!id)
+		return -1;
+	fd = open_map(PIN_MAPS, id);
+	return fd < 0 ? open_map(PIN_MAPS_NEW, id) : fd;
 }
 
 /* One of them.  Return: a descriptor, or -1. */
@@ -156,6 +193,21 @@ static void remove_pins(void)
 	remove_maps(PIN_MAPS_NEW);
 }
 
+/* Puts the button back to 1.  Return: 0 or a negative errno. */
+static int release_button(void)
+{
+	char run[16] = "";
+	int err = 0;
+
+	if (access(PIN_UNMERGING, F_OK))
+		return 0;
+	/* Unless somebody wants it otherwise meanwhile */
+	if (sysfs_read("run", run, sizeof(run)) && !strcmp(run, "2"))
+		err = sysfs_write("run", "1");
+	rmdir(PIN_UNMERGING);
+	return err;
+}
+
 /*
  * Finishes what a ksmx that was killed has begun, and forgets policies that
  * ended by themselves.
@@ -166,6 +218,7 @@ static int settle(void)
 	int link = bpf_obj_get(PIN_LINK);
 	int id = link >= 0 ? link_map_id(link) : 0;
 
+	release_button();
 	if (!id) {
 		if (link >= 0)
 			close(link);
@@ -228,7 +281,8 @@ static int prepare(const char *name, struct policy *policy)
 
 	ret = check_layout(policy);
 	for (i = 0; i < options.nr_sets && !ret; i++)
-		ret = policy_set(policy, options.sets[i]);
+		ret = is_knob(options.sets[i]) ? knob_set(options.sets[i]) :
+			policy_set(policy, options.sets[i]);
 	if (ret)
 		goto close;
 
@@ -301,15 +355,21 @@ static int load_policy(const char *name)
 		return ret;
 	replace_maps();
 
+	ret = knobs_write();
+	if (ret)
+		goto out;
 	link = bpf_map__attach_struct_ops(policy.ops);
 	if (!link) {
 		ret = fail_kernel(&policy, -errno);
+		knobs_restore();
 		goto out;
 	}
 	err = bpf_link__pin(link, PIN_LINK);
-	if (err)
+	if (err) {
 		ret = fail(KSMX_FAILED, "cannot pin " PIN_LINK ": %s",
 			   strerror(-err));
+		knobs_restore();
+	}
 	/* Gives up our reference; only a pin keeps the policy in charge. */
 	bpf_link__destroy(link);
 	if (!ret)
@@ -347,6 +407,11 @@ static int swap_policy(int link, const char *name)
 	if (ret)
 		return ret;
 
+	ret = knobs_write();
+	if (ret) {
+		remove_maps(PIN_MAPS_NEW);
+		goto close;
+	}
 	err = complete_ops(&policy);
 	if (!err)
 		err = bpf_link_update(link, bpf_map__fd(policy.ops), NULL);
@@ -354,6 +419,7 @@ static int swap_policy(int link, const char *name)
 		replace_maps();
 		ret = report_done(&policy, "swapped to");
 	} else {
+		knobs_restore();
 		remove_maps(PIN_MAPS_NEW);
 		if (err == -ENOLINK)
 			ret = fail(KSMX_WRONG_STATE,
@@ -362,6 +428,7 @@ static int swap_policy(int link, const char *name)
 		else
 			ret = fail_kernel(&policy, err);
 	}
+close:
 	bpf_object__close(policy.obj);
 	return ret;
 }
@@ -468,9 +535,10 @@ static int unmerge_all(void)
 	int err;
 
 	sysfs_read("run", run, sizeof(run));
+	if (!strcmp(run, "1") && mkdir(PIN_UNMERGING, 0700))
+		return fail_pins();
 	err = sysfs_write("run", "2");
-	if (!err && !strcmp(run, "1"))
-		err = sysfs_write("run", run);
+	err = release_button() ?: err;
 	if (err)
 		return fail(err == -EACCES ? KSMX_NO_PRIVILEGE : KSMX_FAILED,
 			    "cannot write to " SYSFS "/run: %s",

@@ -86,6 +86,19 @@ int look_at(__u64 id, __u64 index, unsigned int nr, struct look_page *pages)
 	return err;
 }
 
+/*
+ * The domain that the policy in charge has for a file.
+ * Return: 0, -ESRCH without a policy, or another negative errno.
+ */
+int look_domain(__u64 id, __u64 *domain)
+{
+	struct look_args args = { .id = id };
+	int err = call(skel->progs.look_domain, &args);
+
+	*domain = args.domain;
+	return err;
+}
+
 /* Where a file system is mounted as a whole; "" if it is not. */
 static void find_mount(unsigned int dev, char *buf, size_t size)
 {

@@ -273,6 +273,20 @@ static cJSON *describe_options(const struct argp_option *option)
 	return list;
 }
 
+static cJSON *describe_command(const struct command *command)
+{
+	cJSON *object = cJSON_CreateObject();
+
+	cJSON_AddStringToObject(object, "name", command->name);
+	cJSON_AddStringToObject(object, "args", command->args);
+	cJSON_AddStringToObject(object, "brief", command->brief);
+	cJSON_AddStringToObject(object, "doc", command->doc);
+	cJSON_AddStringToObject(object, "examples", command->examples);
+	cJSON_AddItemToObject(object, "options",
+			      describe_options(command->options));
+	return object;
+}
+
 static int describe_all(void)
 {
 	cJSON *object = cJSON_CreateObject(), *list;
@@ -283,19 +297,8 @@ static int describe_all(void)
 	cJSON_AddItemToObject(object, "options",
 			      describe_options(common_options));
 	list = cJSON_AddArrayToObject(object, "commands");
-	for (i = 0; i < nr_commands; i++) {
-		const struct command *command = &commands[i];
-		cJSON *item = cJSON_CreateObject();
-
-		cJSON_AddStringToObject(item, "name", command->name);
-		cJSON_AddStringToObject(item, "args", command->args);
-		cJSON_AddStringToObject(item, "brief", command->brief);
-		cJSON_AddStringToObject(item, "doc", command->doc);
-		cJSON_AddStringToObject(item, "examples", command->examples);
-		cJSON_AddItemToObject(item, "options",
-				      describe_options(command->options));
-		cJSON_AddItemToArray(list, item);
-	}
+	for (i = 0; i < nr_commands; i++)
+		cJSON_AddItemToArray(list, describe_command(&commands[i]));
 	list = cJSON_AddArrayToObject(object, "statuses");
 	for (i = 0; i < NR_KSMX_STATUSES; i++)
 		cJSON_AddItemToArray(list, cJSON_CreateString(statuses[i]));
@@ -313,13 +316,15 @@ int cmd_help(int argc, char **argv)
 	const struct command *command;
 	char name[64];
 
-	if (options.json)
-		return describe_all();
 	if (!argc)
-		return print_help(&main_argp, "ksmx");
+		return options.json ? describe_all() :
+				      print_help(&main_argp, "ksmx");
 	command = find_command(argv[0]);
 	if (!command)
-		return fail(KSMX_USAGE, "unknown command '%s'", argv[0]);
+		return fail(KSMX_USAGE, "unknown command '%s': see ksmx help",
+			    argv[0]);
+	if (options.json)
+		return print_json(describe_command(command));
 	snprintf(name, sizeof(name), "ksmx %s", command->name);
 	return with_argp(command, print_help, name);
 }
@@ -354,7 +359,7 @@ static void offer_words(enum words words, const char *begin)
 			offer(get_string(item, "name"), begin, "");
 		break;
 	case WORDS_TUNABLE:
-		list = read_tunables() ?: cJSON_CreateObject();
+		list = read_entry("tunables") ?: cJSON_CreateObject();
 		add_knobs(list);
 		cJSON_ArrayForEach(item, list)
 			offer(item->string, begin, "=");
@@ -408,6 +413,73 @@ static int complete(int argc, char **argv)
 	return KSMX_OK;
 }
 
+/* ---- usage ---- */
+
+/*
+ * What is wrong with a command line is found by argp and getopt, which say it
+ * in two lines of text and exit.  They write to a buffer instead of to stderr,
+ * which glibc lets one replace, and what is in it becomes an error as others.
+ */
+static struct {
+	char *text;
+	size_t len;
+	FILE *stream, *before;
+} said;
+
+static void stop_listening(void)
+{
+	fclose(said.stream);
+	stderr = said.before;
+	said.stream = NULL;
+}
+
+/* The option may come behind what is wrong. */
+static bool wants_json(char **argv)
+{
+	while (*++argv && strcmp(*argv, "--")) {
+		if (!strcmp(*argv, "--json") || !strcmp(*argv, "-j"))
+			return true;
+	}
+	return false;
+}
+
+static void report_usage(int status, void *arg)
+{
+	char **argv = arg, *text;
+
+	if (!said.stream)
+		return;
+	stop_listening();
+	if (!said.len)
+		return;
+	/* NAME: TEXT, where NAME may be "ksmx COMMAND" */
+	said.text[strcspn(said.text, "\n")] = '\0';
+	text = strchr(said.text, ':');
+	if (!text)
+		return;
+	*text = '\0';
+	options.json |= wants_json(argv);
+	fail(status, "%s: see %s --help", text + 2, said.text);
+}
+
+static void parse(int argc, char **argv, struct parsed *parsed)
+{
+	static char name[] = "ksmx";
+
+	argv[0] = name;
+	said.stream = open_memstream(&said.text, &said.len);
+	said.before = stderr;
+	if (said.stream) {
+		stderr = said.stream;
+		on_exit(report_usage, argv);
+	}
+	argp_err_exit_status = KSMX_USAGE;
+	main_argp.doc = main_doc();
+	argp_parse(&main_argp, argc, argv, ARGP_IN_ORDER, NULL, parsed);
+	if (said.stream)
+		stop_listening();
+}
+
 int main(int argc, char **argv)
 {
 	struct parsed parsed = {};
@@ -417,9 +489,7 @@ int main(int argc, char **argv)
 	if (argc > 1 && !strcmp(argv[1], "--complete"))
 		return complete(argc - 2, argv + 2);
 
-	argp_err_exit_status = KSMX_USAGE;
-	main_argp.doc = main_doc();
-	argp_parse(&main_argp, argc, argv, ARGP_IN_ORDER, NULL, &parsed);
+	parse(argc, argv, &parsed);
 
 	ret = parsed.command->run(parsed.nr_args, parsed.args);
 	if (fflush(stdout) || ferror(stdout))

@@ -49,11 +49,14 @@ static const struct meaning {
 	  .help = "Processor time of the scan thread" },
 };
 
-/* The folders of sysfs, whose files are counters of one kind each. */
+/* Folders of sysfs, and maps of the policy: numbers of one kind each. */
 static const struct meaning folders[] = {
-	{ .name = "merge", .help = "Pairs of pages tried, and what became of them" },
-	{ .name = "break", .help = "Pages that got their own copy, by reason" },
+	{ .name = "merge", .counter = true,
+	  .help = "Pairs of pages tried, and what became of them" },
+	{ .name = "break", .counter = true,
+	  .help = "Pages that got their own copy, by reason" },
 	{ .name = "progress", .help = "What the policy says of itself" },
+	{ .name = "report", .help = "What the policy has found out" },
 };
 
 static const struct meaning *find_meaning(const struct meaning *list,
@@ -98,7 +101,7 @@ static void write_folder(FILE *out, const cJSON *folder)
 {
 	const struct meaning *m =
 		find_meaning(folders, ARRAY_SIZE(folders), folder->string);
-	bool counter = strcmp(folder->string, "progress");
+	bool counter = !m || m->counter;
 	const cJSON *item;
 
 	describe(out, folder->string, counter, NULL, m ? m->help : NULL,

@@ -95,6 +95,28 @@ int print_json_line(cJSON *object)
 	return print_text(object, cJSON_PrintUnformatted(object));
 }
 
+/*
+ * Prints the rest of a line that has come to @column, and more lines from
+ * @indent on, of words that end before column 80 where that can be.
+ */
+void print_wrapped(int column, int indent, const char *text)
+{
+	int start = column, len;
+
+	for (text += strspn(text, " \n"); *text; text += strspn(text, " \n")) {
+		len = strcspn(text, " \n");
+		if (column > start && column + 1 + len > 79) {
+			printf("\n%*s", indent, "");
+			start = column = indent;
+		}
+		if (column > start)
+			column += printf(" ");
+		column += printf("%.*s", len, text);
+		text += len;
+	}
+	printf("\n");
+}
+
 /* Prints one line, or an object {"error", "status"} with --json. */
 int fail(int status, const char *fmt, ...)
 {

@@ -28,19 +28,28 @@ enum {
 static int report_end(const char *policy, const char *cause,
 		      const char *record)
 {
+	bool ejected = !strcmp(cause, "ejected");
+	char dump[DUMP_LEN] = "";
+
+	/* What it had to say itself is there when it has been unloaded. */
+	if (ejected)
+		sysfs_read("exit_dump", dump, sizeof(dump));
 	if (options.json) {
 		cJSON *object = cJSON_CreateObject();
 
 		cJSON_AddStringToObject(object, "policy", policy);
 		cJSON_AddStringToObject(object, "end", cause);
 		cJSON_AddStringToObject(object, "exit", record);
+		cJSON_AddStringToObject(object, "dump", dump);
 		print_json(object);
-	} else if (!strcmp(cause, "ejected")) {
+	} else if (ejected) {
 		fail(KSMX_EJECTED, "%s was ejected: %s", policy, record);
+		if (*dump)
+			fprintf(stderr, "dump: %s\n", dump);
 	} else {
 		printf("%s: %s\n", policy, cause);
 	}
-	return strcmp(cause, "ejected") ? KSMX_OK : KSMX_EJECTED;
+	return ejected ? KSMX_EJECTED : KSMX_OK;
 }
 
 /* Reading it arms the next notification, so this comes before each poll. */
@@ -55,7 +64,7 @@ static void read_state(int fd, char *state, size_t size)
 /* Waits until the policy ends or somebody wants it to. */
 static int watch(int link, struct pollfd fds[NR_WATCHES])
 {
-	char policy[64] = "", now[64], state[32], record[256] = "";
+	char policy[64] = "", now[64], state[32], record[RECORD_LEN] = "";
 	int ret;
 
 	for (;;) {
@@ -78,7 +87,9 @@ static int watch(int link, struct pollfd fds[NR_WATCHES])
 	sysfs_read("exit", record, sizeof(record));
 	if (strcmp(state, "ejected") && !strncmp(record, "unreg", 5))
 		return report_end(policy, "unloaded by somebody else", record);
-	sd_notifyf(0, "STATUS=ejected: %s", record);
+	/* The policy may have written more than one line, this takes one. */
+	sd_notifyf(0, "STATUS=ejected: %.*s", (int)strcspn(record, "\n"),
+		   record);
 	end_charge(link);
 	return report_end(policy, "ejected", record);
 }

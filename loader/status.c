@@ -41,16 +41,38 @@ static void print_counters(const char *title, const cJSON *counters,
 		printf("\n");
 }
 
+/* What the policy has found out, by its own names */
+static void print_report(const cJSON *report)
+{
+	const char *title = "report";
+	const cJSON *item;
+
+	cJSON_ArrayForEach(item, report) {
+		printf("%-10s%-24s %.0f\n", title, item->string,
+		       item->valuedouble);
+		title = "";
+	}
+}
+
 static void print_numbers(const cJSON *status)
 {
 	const cJSON *progress = cJSON_GetObjectItem(status, "progress");
 	const cJSON *merge = cJSON_GetObjectItem(status, "merge");
+	bool dry_run = cJSON_IsTrue(cJSON_GetObjectItem(status, "dry_run"));
 
-	printf("%-10s%.1f MiB, %.1f MiB after metadata\n", "saved",
-	       get_number(status, "saved_bytes") / MIB,
-	       get_number(status, "general_profit") / MIB);
-	printf("%-10s%.0f roots with %.0f aliases\n", "shared",
-	       get_number(status, "pages_shared"), get_number(status, "aliases"));
+	if (dry_run)
+		printf("%-10s%.0f pairs of pages would have been merged\n",
+		       "dry run", get_number(merge, "would_merge"));
+	/* What was merged before it began is there all the same. */
+	if (!dry_run || get_number(status, "aliases")) {
+		printf("%-10s%.1f MiB, %.1f MiB after metadata\n", "saved",
+		       get_number(status, "saved_bytes") / MIB,
+		       get_number(status, "general_profit") / MIB);
+		printf("%-10s%.0f roots with %.0f aliases\n", "shared",
+		       get_number(status, "pages_shared"),
+		       get_number(status, "aliases"));
+	}
+	print_report(cJSON_GetObjectItem(status, "report"));
 	if (get_number(status, "strict"))
 		printf("%-10son; %.0f more pages look shared\n", "strict",
 		       get_number(status, "pages_fake"));
@@ -82,8 +104,8 @@ static void print_status(const cJSON *status)
 		printf("%-10srun is %.0f; to go on: echo 1 > " SYSFS "/run\n",
 		       "", get_number(status, "run"));
 	if (*end)
-		printf("%-10s%s\n", strcmp(state, "ejected") ? "before" :
-		       "because", end);
+		print_wrapped(printf("%-10s", strcmp(state, "ejected") ?
+				     "before" : "because"), 10, end);
 	if (cJSON_HasObjectItem(status, "pages_sharing"))
 		print_numbers(status);
 	else

@@ -15,7 +15,7 @@
 
 #include "ksmx.h"
 
-/* Return: whether there is such a file; @buf gets it without the newline. */
+/* Return: whether there is such a file; @buf gets it, less its last newline. */
 bool sysfs_read(const char *name, char *buf, size_t size)
 {
 	char path[256];
@@ -28,8 +28,9 @@ bool sysfs_read(const char *name, char *buf, size_t size)
 		return false;
 	n = fread(buf, 1, size - 1, f);
 	fclose(f);
+	if (n && buf[n - 1] == '\n')
+		n--;
 	buf[n] = '\0';
-	buf[strcspn(buf, "\n")] = '\0';
 	return true;
 }
 

@@ -15,7 +15,7 @@
 
 #include "look.h"
 
-/* Files to show */
+/* Files to look for, of which the screen may have no room for all */
 #define MAX_FILES	10
 
 /* What one look sees. */
@@ -135,7 +135,7 @@ static void print_rates(const struct sample *s, const struct rates *r)
 static void __attribute__((format(printf, 2, 3)))
 put(int y, const char *fmt, ...)
 {
-	char text[256];
+	char text[512];
 	va_list ap;
 
 	va_start(ap, fmt);
@@ -189,18 +189,34 @@ static int draw_folder(int y, const struct sample *a, const struct sample *b,
 	return y + 1;
 }
 
-static void draw_files(int y, const struct sample *s)
+/* A file; of a path that is too long, the end is what tells most. */
+static void put_file(int y, double pages, const char *path)
+{
+	size_t room = COLS > 20 ? COLS - 14 : 6, len = strlen(path);
+
+	if (len > room)
+		put(y, "%12.0f  ...%s", pages, path + len - (room - 3));
+	else
+		put(y, "%12.0f  %s", pages, path);
+}
+
+/* They come first, and leave room for counters, on any screen. */
+static int draw_files(int y, const struct sample *s)
 {
 	const cJSON *list = cJSON_GetObjectItem(s->status, "top"), *item;
+	int nr = 0;
 
 	if (!list)
-		return;
+		return y;
 	attron(A_REVERSE);
 	put(y++, "%12s  %-26s %14s", "shared pages", "of", "");
 	attroff(A_REVERSE);
-	cJSON_ArrayForEach(item, list)
-		put(y++, "%12.0f  %s", get_number(item, "pages"),
-		    get_string(item, "path"));
+	cJSON_ArrayForEach(item, list) {
+		if (nr++ < LINES / 4)
+			put_file(y++, get_number(item, "pages"),
+				 get_string(item, "path"));
+	}
+	return y + 1;
 }
 
 static void draw(const struct sample *a, const struct sample *b,
@@ -214,6 +230,10 @@ static void draw(const struct sample *a, const struct sample *b,
 		 *get_string(status, "policy") ?
 		 get_string(status, "policy") : "none",
 		 get_string(status, "state"));
+	if (cJSON_IsTrue(cJSON_GetObjectItem(status, "dry_run")))
+		put(y++, "dry run  %.0f pairs of pages would have been merged",
+			 get_number(cJSON_GetObjectItem(status, "merge"),
+				    "would_merge"));
 	put(y++, "saved    %.1f MiB, %.1f MiB after metadata",
 		 get_number(status, "saved_bytes") / MIB,
 		 get_number(status, "general_profit") / MIB);
@@ -225,9 +245,9 @@ static void draw(const struct sample *a, const struct sample *b,
 		 r->merged, r->broken, r->refused);
 	put(y++, "ksm_extd %.0f %% of a processor", r->cpu);
 	y++;
+	y = draw_files(y, b);
 	y = draw_folder(y, a, b, "merge");
-	y = draw_folder(y, a, b, "break");
-	draw_files(y, b);
+	draw_folder(y, a, b, "break");
 	mvaddnstr(LINES - 1, 0, "q quits", COLS);
 	refresh();
 }

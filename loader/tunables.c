@@ -1,293 +1,50 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tunables: numbers that a policy lets people change, found by their names in
- * its BTF.
+ * set: numbers that a policy, or the kernel, lets people change while it runs.
  */
 #include <errno.h>
 #include <glob.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <bpf/bpf.h>
 
 #include "ksmx.h"
 
-/* The type behind typedefs, const and volatile. */
-const struct btf_type *resolve(const struct btf *btf, __u32 id)
+/* All that changes, or nothing of it: entries of maps, and knobs. */
+static struct entry *entries;
+static size_t nr_entries;
+
+static int check_loaded(void)
 {
-	return btf__type_by_id(btf, btf__resolve_type(btf, id));
-}
-
-/* Return: the id of the member's type, 0 if there is no such member. */
-__u32 find_member(const struct btf *btf, const struct btf_type *type,
-		  const char *name, size_t *offset)
-{
-	const struct btf_member *member = btf_members(type);
-	int i;
-
-	for (i = 0; i < btf_vlen(type); i++, member++) {
-		if (strcmp(btf__name_by_offset(btf, member->name_off), name))
-			continue;
-		*offset = btf_member_bit_offset(type, i) / 8;
-		return member->type;
-	}
-	return 0;
-}
-
-/* Takes NAME=VALUE apart. */
-int parse_setting(const char *setting, char *name, size_t size,
-		  const char **value)
-{
-	const char *equals = strchr(setting, '=');
-
-	if (!equals || equals == setting ||
-	    (size_t)(equals - setting) >= size)
-		return fail(KSMX_USAGE, "'%s' is not NAME=NUMBER", setting);
-	memcpy(name, setting, equals - setting);
-	name[equals - setting] = '\0';
-	*value = equals + 1;
-	return KSMX_OK;
-}
-
-static bool fits(const struct btf_type *type, unsigned long long value)
-{
-	unsigned int bits = 8 * type->size;
-	long long number = value;
-
-	if (bits == 64)
-		return true;
-	if (btf_int_encoding(type) & BTF_INT_SIGNED)
-		return number >= -(1LL << (bits - 1)) &&
-		       number < 1LL << (bits - 1);
-	if (btf_int_encoding(type) & BTF_INT_BOOL)
-		return value <= 1;
-	return value < 1ULL << bits;
-}
-
-/* Puts the number in @text to @data, if that is not NULL and the number fits. */
-int set_number(const struct btf_type *type, void *data, const char *name,
-	       const char *text)
-{
-	unsigned long long value;
-	bool is_signed;
-	char *end;
-
-	if (!btf_is_int(type) || type->size > sizeof(value))
-		return fail(KSMX_USAGE, "'%s' is not a number to be set",
-			    name);
-	is_signed = btf_int_encoding(type) & BTF_INT_SIGNED;
-	errno = 0;
-	value = is_signed ? strtoll(text, &end, 0) : strtoull(text, &end, 0);
-	if (*end || end == text || (!is_signed && strchr(text, '-')))
-		return fail(KSMX_USAGE, "%s: '%s' is not a number%s", name,
-			    text, *text == '-' ? " from 0" : "");
-	if (errno || !fits(type, value))
-		return fail(KSMX_USAGE, "%s: %s is out of range", name, text);
-	/* Little endian, as all machines that ksm_ext was built for. */
-	if (data)
-		memcpy(data, &value, type->size);
-	return KSMX_OK;
-}
-
-/* The number at @data. */
-double get_value(const struct btf_type *type, const void *data)
-{
-	unsigned long long value = 0;
-	unsigned int shift = 64 - 8 * type->size;
-
-	memcpy(&value, data, type->size);
-	if (btf_int_encoding(type) & BTF_INT_SIGNED)
-		return (long long)(value << shift) >> shift;
-	return value;
-}
-
-/* What can be set in the kernel: as kernel.NAME, files in sysfs. */
-#define KNOB_PREFIX "kernel."
-
-static const struct knob {
-	const char *name;
-	unsigned int min;
-	unsigned int max;
-} knobs[] = {
-	{ "run", 0, 2 },
-	{ "max_page_sharing", 2, UINT_MAX },
-	{ "max_cpu_percent", 1, 100 },
-	{ "thrash_pages", 0, UINT_MAX },
-	{ "strict", 0, 1 },
-};
-
-/* A knob to be set, and how to get back. */
-struct knob_setting {
-	const struct knob *knob;
-	char before[16];
-	char value[16];
-};
-
-/* Adds all that this kernel has, by name. */
-void add_knobs(cJSON *object)
-{
-	char name[64], value[16];
-	size_t i;
-
-	for (i = 0; i < ARRAY_SIZE(knobs); i++) {
-		if (!sysfs_read(knobs[i].name, value, sizeof(value)))
-			continue;
-		snprintf(name, sizeof(name), KNOB_PREFIX "%s", knobs[i].name);
-		cJSON_AddNumberToObject(object, name, atof(value));
-	}
-}
-
-static bool is_knob(const char *setting)
-{
-	return !strncmp(setting, KNOB_PREFIX, strlen(KNOB_PREFIX));
-}
-
-/* Checks "kernel.NAME=NUMBER"; sets nothing. */
-static int knob_parse(struct knob_setting *set, const char *setting)
-{
-	const struct knob *knob = NULL;
-	unsigned long long number;
-	const char *value;
-	char name[128];
-	char *end;
-	size_t i;
-	int ret;
-
-	ret = parse_setting(setting, name, sizeof(name), &value);
-	if (ret)
-		return ret;
-	for (i = 0; i < ARRAY_SIZE(knobs) && !knob; i++) {
-		if (!strcmp(name + strlen(KNOB_PREFIX), knobs[i].name))
-			knob = &knobs[i];
-	}
-	if (!knob || !sysfs_read(knob->name, set->before, sizeof(set->before)))
-		return fail(KSMX_USAGE,
-			    "the kernel has no '%s': ksmx set shows all", name);
-	errno = 0;
-	number = strtoull(value, &end, 0);
-	if (errno || *end || end == value || strchr(value, '-') ||
-	    number < knob->min || number > knob->max)
-		return fail(KSMX_USAGE, "%s: '%s' is not a number from %u to %u",
-			    name, value, knob->min, knob->max);
-	set->knob = knob;
-	snprintf(set->value, sizeof(set->value), "%llu", number);
-	return KSMX_OK;
-}
-
-/* Sets all, or none. */
-static int knobs_write(const struct knob_setting *sets, int nr)
-{
-	int i, err = 0;
-
-	for (i = 0; i < nr && !err; i++)
-		err = sysfs_write(sets[i].knob->name, sets[i].value);
-	if (!err)
+	if (pinned_dir() || errno != ENOENT)
 		return KSMX_OK;
-	fail(KSMX_FAILED, "cannot set " KNOB_PREFIX "%s to %s: %s",
-	     sets[i - 1].knob->name, sets[i - 1].value, strerror(-err));
-	for (i -= 2; i >= 0; i--)
-		sysfs_write(sets[i].knob->name, sets[i].before);
-	return KSMX_FAILED;
-}
-
-/* The tunables of the loaded policy. */
-struct tunables {
-	int map;
-	struct btf *btf;
-	const struct btf_type *type;
-	char *data;
-};
-
-static void tunables_close(struct tunables *t)
-{
-	free(t->data);
-	btf__free(t->btf);
-	close(t->map);
-}
-
-/* Type of the value of a pinned map.  Return: 0 or a negative errno. */
-static int pinned_type(int map, struct btf **btf, const struct btf_type **type,
-		       size_t *size)
-{
-	struct bpf_map_info info = {};
-	__u32 len = sizeof(info);
-
-	if (bpf_map_get_info_by_fd(map, &info, &len))
-		return -errno;
-	*btf = info.btf_id ? btf__load_from_kernel_by_id(info.btf_id) : NULL;
-	if (!*btf)
-		return -ENOENT;
-	*type = resolve(*btf, info.btf_value_type_id);
-	*size = info.value_size;
-	return *type ? 0 : -ENOENT;
-}
-
-static int tunables_open(struct tunables *t)
-{
-	__u32 zero = 0;
-	size_t size;
-	int err;
-
-	memset(t, 0, sizeof(*t));
-	t->map = pinned_map("tunables");
-	if (t->map < 0)
-		return -errno;
-	err = pinned_type(t->map, &t->btf, &t->type, &size);
-	if (!err && !btf_is_struct(t->type))
-		err = -ENOENT;
-	if (!err) {
-		t->data = calloc(1, size);
-		err = !t->data ? -ENOMEM :
-		      bpf_map_lookup_elem(t->map, &zero, t->data);
-	}
-	if (err)
-		tunables_close(t);
-	return err;
-}
-
-/* All tunables by name; NULL if the policy in charge has none. */
-cJSON *read_tunables(void)
-{
-	struct tunables t;
-	cJSON *object;
-	int i;
-
-	if (tunables_open(&t))
-		return NULL;
-	object = cJSON_CreateObject();
-	for (i = 0; i < btf_vlen(t.type); i++) {
-		const struct btf_member *member = btf_members(t.type) + i;
-		const struct btf_type *type = resolve(t.btf, member->type);
-
-		if (btf_is_int(type) && type->size <= sizeof(__u64))
-			cJSON_AddNumberToObject(object,
-				btf__name_by_offset(t.btf, member->name_off),
-				get_value(type, t.data +
-					  btf_member_bit_offset(t.type, i) / 8));
-	}
-	tunables_close(&t);
-	return object;
+	return fail(KSMX_WRONG_STATE,
+		    "nothing is loaded: ksmx load POLICY --set NAME=NUMBER");
 }
 
 static bool has_variable(const char *pin, const char *name)
 {
-	const struct btf_var_secinfo *info;
+	const struct btf_var_secinfo *var;
 	const struct btf_type *type;
 	int fd = bpf_obj_get(pin), i;
+	struct bpf_map_info info;
 	struct btf *btf = NULL;
 	bool found = false;
-	size_t size;
 
 	if (fd < 0)
 		return false;
-	if (!pinned_type(fd, &btf, &type, &size) && btf_is_datasec(type)) {
-		info = btf_var_secinfos(type);
-		for (i = 0; i < btf_vlen(type) && !found; i++, info++)
+	if (!map_value_type(fd, &info, &btf, &type) && btf_is_datasec(type)) {
+		var = btf_var_secinfos(type);
+		for (i = 0; i < btf_vlen(type) && !found; i++, var++)
 			found = !strcmp(name, btf__name_by_offset(btf,
-				btf__type_by_id(btf, info->type)->name_off));
+				btf__type_by_id(btf, var->type)->name_off));
 	}
 	btf__free(btf);
 	close(fd);
@@ -312,7 +69,7 @@ static bool is_constant(const char *name)
 	return found;
 }
 
-static int fail_unknown(const struct tunables *t, const char *name)
+static int fail_unknown(const char *name)
 {
 	char policy[64] = "";
 	const char *dot = strrchr(name, '.');
@@ -326,29 +83,140 @@ static int fail_unknown(const struct tunables *t, const char *name)
 		    policy, name);
 }
 
-static int set_tunable(struct tunables *t, const char *setting)
+/* A number, or the path of a cgroup. */
+static int parse_key(const char *text, __u64 *key)
 {
-	const char *value;
-	char name[128];
+	struct statfs fs;
+	struct stat st;
+	char *end;
+
+	errno = 0;
+	*key = strtoull(text, &end, 0);
+	if (!errno && !*end && end != text && *text != '-')
+		return KSMX_OK;
+	if (statfs(text, &fs) || stat(text, &st))
+		return fail(KSMX_USAGE, "%s: %s", text, strerror(errno));
+	if (fs.f_type != CGROUP2_SUPER_MAGIC || !S_ISDIR(st.st_mode))
+		return fail(KSMX_USAGE,
+			    "%s is no cgroup: a number, or a path as in /sys/fs/cgroup/machine.slice",
+			    text);
+	*key = st.st_ino;
+	return KSMX_OK;
+}
+
+/* Takes MAP[KEY].MEMBER apart; a plain MEMBER is a tunable. */
+static int parse_place(char *name, const char **map, __u64 *key,
+		       const char **member)
+{
+	char *open = strchr(name, '['), *close = strrchr(name, ']');
+
+	*map = "tunables";
+	*key = 0;
+	*member = name;
+	if (!open)
+		return KSMX_OK;
+	if (open == name || !close || close < open || close[1] != '.')
+		return fail(KSMX_USAGE, "'%s' is not MAP[KEY].MEMBER", name);
+	*open = '\0';
+	*close = '\0';
+	*map = name;
+	*member = close + 2;
+	return parse_key(open + 1, key);
+}
+
+/* The entry, with what has been set in it so far.  Return: as entry_open(). */
+static int find_entry(const char *map, __u64 key, struct entry **entry)
+{
+	size_t i;
+	int err;
+
+	for (i = 0; i < nr_entries; i++) {
+		*entry = &entries[i];
+		if (entries[i].key == key && !strcmp(entries[i].name, map))
+			return 0;
+	}
+	*entry = &entries[nr_entries];
+	err = entry_open(*entry, map, key);
+	if (!err)
+		nr_entries++;
+	return err;
+}
+
+static int fail_entry(const char *name, const char *map, int err)
+{
+	if (err != -ENOENT && err != -EINVAL && err != -ERANGE)
+		return fail(KSMX_FAILED, "cannot read the map '%s': %s", map,
+			    strerror(-err));
+	if (map != name)
+		return fail_unknown(name);
+	return fail(KSMX_USAGE,
+		    "no map '%s' with such keys: see " PIN_MAPS, map);
+}
+
+/* Takes note of NAME=NUMBER or MAP[KEY].MEMBER=NUMBER for write_all(). */
+static int set_entry(const char *setting)
+{
+	const char *value, *map, *member;
+	char name[PATH_MAX + 128];
+	struct entry *e;
 	size_t offset;
+	__u64 key;
 	__u32 id;
 	int ret;
 
-	ret = parse_setting(setting, name, sizeof(name), &value);
+	ret = check_loaded() ?:
+	      parse_setting(setting, name, sizeof(name), &value) ?:
+	      parse_place(name, &map, &key, &member);
 	if (ret)
 		return ret;
-	id = t->map >= 0 ? find_member(t->btf, t->type, name, &offset) : 0;
+	ret = find_entry(map, key, &e);
+	if (ret)
+		return fail_entry(name, map, ret);
+	id = find_member(e->btf, e->type, member, &offset);
+	if (!id && map != name)
+		return fail_unknown(member);
 	if (!id)
-		return fail_unknown(t, name);
-	return set_number(resolve(t->btf, id), t->data + offset, name, value);
+		return fail(KSMX_USAGE, "entries of '%s' have no '%s'", map,
+			    member);
+	return set_number(resolve(e->btf, id), e->data + offset, member, value);
 }
 
-static int show_tunables(void)
+static int write_all(void)
 {
-	cJSON *list = read_tunables() ?: cJSON_CreateObject();
+	size_t i;
+	int ret, err;
+
+	ret = knobs_write();
+	for (i = 0; i < nr_entries && !ret; i++) {
+		err = entry_write(&entries[i]);
+		if (!err)
+			continue;
+		ret = fail(KSMX_FAILED, "cannot change the map '%s': %s",
+			   entries[i].name, strerror(-err));
+		while (i--)
+			entry_restore(&entries[i]);
+		knobs_restore();
+		break;
+	}
+	return ret;
+}
+
+/* All tunables and knobs, and what else was set */
+static int show_all(int argc, char **argv)
+{
+	cJSON *list = read_entry("tunables") ?: cJSON_CreateObject();
+	char name[PATH_MAX + 128];
+	const char *value;
 	const cJSON *item;
+	int i;
 
 	add_knobs(list);
+	for (i = 0; i < argc; i++) {
+		if (strchr(argv[i], '[') &&
+		    !parse_setting(argv[i], name, sizeof(name), &value))
+			cJSON_AddNumberToObject(list, name,
+						strtod(value, NULL));
+	}
 	if (options.json)
 		return print_json(list);
 	cJSON_ArrayForEach(item, list)
@@ -357,61 +225,21 @@ static int show_tunables(void)
 	return KSMX_OK;
 }
 
-/* Opens the tunables, unless all settings are for the kernel. */
-static int open_for(struct tunables *t, int nr_tunables, int nr_knobs)
-{
-	int err;
-
-	t->map = -1;
-	if (!nr_tunables && nr_knobs)
-		return KSMX_OK;
-	if (!pinned_dir() && errno == ENOENT)
-		return fail(KSMX_WRONG_STATE,
-			    "nothing is loaded: ksmx load POLICY --set NAME=NUMBER");
-	err = tunables_open(t);
-	if (err && err != -ENOENT)
-		return fail(KSMX_FAILED, "cannot read the tunables: %s",
-			    strerror(-err));
-	if (err)
-		t->map = -1;	/* no tunables, which set_tunable() tells */
-	return KSMX_OK;
-}
-
 int cmd_set(int argc, char **argv)
 {
-	struct knob_setting *sets = calloc(argc + 1, sizeof(*sets));
-	int i, ret, nr_knobs = 0;
-	struct tunables t;
-	__u32 zero = 0;
+	int i, ret;
 
-	if (!sets)
-		return fail(KSMX_FAILED, "no memory");
-	ret = check_pins();
-	for (i = 0; i < argc && !ret; i++) {
-		if (is_knob(argv[i]))
-			ret = knob_parse(&sets[nr_knobs++], argv[i]);
-	}
-	ret = ret ?: open_for(&t, argc - nr_knobs, nr_knobs);
+	ret = check_pins() ?: argc ? 0 : check_loaded();
 	if (ret)
-		goto free_sets;
-
-	for (i = 0; i < argc && !ret; i++) {
-		if (!is_knob(argv[i]))
-			ret = set_tunable(&t, argv[i]);
-	}
-	ret = ret ?: knobs_write(sets, nr_knobs);
-	if (!ret && argc > nr_knobs &&
-	    bpf_map_update_elem(t.map, &zero, t.data, BPF_ANY)) {
-		ret = fail(KSMX_FAILED, "cannot change the tunables: %s",
-			   strerror(errno));
-		while (nr_knobs--)
-			sysfs_write(sets[nr_knobs].knob->name,
-				    sets[nr_knobs].before);
-	}
-	if (t.map >= 0)
-		tunables_close(&t);
-	ret = ret ?: show_tunables();
-free_sets:
-	free(sets);
-	return ret;
+		return ret;
+	entries = calloc(argc + 1, sizeof(*entries));
+	if (!entries)
+		return fail(KSMX_FAILED, "out of memory");
+	for (i = 0; i < argc && !ret; i++)
+		ret = is_knob(argv[i]) ? knob_set(argv[i]) : set_entry(argv[i]);
+	ret = ret ?: write_all();
+	while (nr_entries)
+		entry_close(&entries[--nr_entries]);
+	free(entries);
+	return ret ?: show_all(argc, argv);
 }

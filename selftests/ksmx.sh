@@ -60,6 +60,9 @@ in_charge() { state_is active && [ "$(policy)" = "$1" ]; }
 # Nothing is loaded, whatever was: a record of an ejection may stay.
 unloaded() { ! state_is active && ! state_is idle; }
 merged_is() { [ "$(cat $sysfs/pages_sharing)" = "$1" ]; }
+knob() { cat $sysfs/"$1"; }
+# A whole round has merged nothing new.
+settled() { ksmx status --json | jq -e '.progress.quiet > 0' >/dev/null; }
 
 # No program's exit status, but what it is for: to go on from scratch.
 reset()
@@ -67,6 +70,27 @@ reset()
 	ksmx unload --unmerge >/dev/null 2>&1
 	echo 1 >$sysfs/run
 	wait_for unloaded
+}
+
+# without DIRECTORY COMMAND...: with an empty folder there
+# shellcheck disable=SC2317 # called through expect
+without()
+{
+	local dir=$1
+	shift
+
+	unshare -m sh -c 'mount -t tmpfs none "$0" && exec "$@"' "$dir" "$@"
+}
+
+# What a kernel that knows nothing of ksm_ext and has no BTF would show
+stock() { without /sys/kernel/mm "$BASH" -c \
+	'mount -t tmpfs none /sys/kernel/btf && exec "$@"' stock "$@"; }
+
+# narrow COMMAND...: all that it prints has room in 80 columns
+narrow()
+{
+	same "what '$*' prints that is wider" \
+		"$("$@" 2>&1 | awk 'length($0) > 79')" ''
 }
 
 nobody()
@@ -165,24 +189,68 @@ test_manuals()
 	done
 }
 
+# usage PATTERN ARGUMENT...: refused in one line, or as an object of JSON, also
+# where --json comes behind what is wrong
+usage()
+{
+	local pattern=$1 out status
+	shift
+
+	expect 2 "^ksmx: .*$pattern" ksmx "$@"
+	same "lines of ksmx $*" "$(ksmx "$@" 2>&1 | wc -l)" 1
+	out=$(ksmx --json "$@" 2>/dev/null)
+	status=$?
+	same "status of ksmx --json $*" $status 2
+	jq -e --arg pattern "$pattern" \
+		'.status == 2 and (.error | test($pattern))' <<<"$out" \
+		>/dev/null || wrong "ksmx --json $*: $out"
+	[[ " $* " != *" -- "* && $* != *--set ]] || return
+	same "ksmx $* --json" "$(ksmx "$@" --json 2>&1)" "$out"
+}
+
 test_usage()
 {
-	expect 2 'which command' ksmx
-	expect 2 "unknown command 'frob'" ksmx frob
-	expect 2 "unknown command 'frob'" ksmx help frob
-	expect 2 "unrecognized option '--frob'" ksmx status --frob
-	expect 2 "unrecognized option '--set=a=1'" ksmx unload --set=a=1
-	expect 2 'POLICY is missing' ksmx load
-	expect 2 "one argument too many: 'b'" ksmx swap a b
-	expect 2 "interval '0'" ksmx top 0
-	expect 2 "interval 'nan'" ksmx top nan
-	expect 2 "count '-1'" ksmx top 1 -- -1
-	expect 2 "memory: '5'" ksmx estimate -m 5 .
-	expect 2 "memory: '99999999999G'" ksmx estimate -m 99999999999G .
-	expect 2 "top: '1x'" ksmx estimate --top 1x .
-	expect 2 'No such file' ksmx estimate . /nowhere
+	usage 'which command.: see ksmx --help'
+	usage "unknown command 'frob': see ksmx --help" frob
+	usage "unknown command 'frob': see ksmx help" help frob
+	usage "unrecognized option '--frob': see ksmx status --help" \
+		status --frob
+	usage "unrecognized option '--frob': see ksmx --help" --frob
+	usage "unrecognized option '--set=a=1'" unload --set=a=1
+	usage "option '--set' requires an argument" load all --set
+	usage "option '--all' doesn't allow an argument" estimate --all=1 .
+	usage 'POLICY is missing: see ksmx load --help' load
+	usage "one argument too many: 'b'" swap a b
+	usage "interval '0'" top 0
+	usage "interval 'nan'" top nan
+	usage "count '-1'" top 1 -- -1
+	usage "memory: '5'" estimate -m 5 .
+	usage "memory: '99999999999G'" estimate -m 99999999999G .
+	usage "top: '1x'" estimate --top 1x .
+	usage 'No such file' estimate . /nowhere
 	expect 0 '^ksmx [0-9]' ksmx --version
+	same "help about one" "$(ksmx help swap --json | jq -r .name)" swap
 	unloaded || wrong "something was loaded"
+}
+
+test_width()
+{
+	local name
+
+	for name in $(ksmx --complete ''); do
+		narrow ksmx help "$name"
+	done
+	narrow ksmx help
+	narrow ksmx list
+	narrow ksmx doctor
+	narrow stock ksmx doctor
+	narrow without /sys/fs/bpf ksmx doctor
+	narrow nobody ksmx doctor
+	ksmx load "$objects/ksmx_policy.bpf.o" >/dev/null
+	ksmx set exit=-1 >/dev/null
+	wait_for state_is ejected
+	narrow ksmx doctor
+	narrow ksmx status
 }
 
 # ---- policies as files ----
@@ -295,6 +363,7 @@ test_explain()
 	sync
 	ksmx load all --set idle_ms=10 >/dev/null
 	wait_for merged_is 29
+	wait_for settled
 	# b changes three pages and a is cut out of memory behind: others know
 	dd if=/dev/urandom of="$work/b" bs=4096 seek=5 count=3 conv=notrunc \
 		status=none
@@ -316,6 +385,9 @@ test_explain()
 	expect 0 "shared by 2 pages.*" ksmx explain "$work/a" 0
 	expect 0 "$work/b, page 0" ksmx explain "$work/a" 0
 	expect 0 "5 - 5 .*shared with nobody" ksmx explain "$work/a" 0x5fff
+	for name in a b others alone zeros; do
+		narrow ksmx explain "$work/$name"
+	done
 	expect 0 '^0 pages' ksmx explain "$work/empty"
 	expect 2 'behind the end' ksmx explain "$work/a" 81920
 	expect 2 "offset '-1'" ksmx explain "$work/a" -- -1
@@ -326,15 +398,85 @@ test_explain()
 	expect 4 'be root' nobody ksmx explain /etc/passwd
 }
 
+# reason FILE: why its pages are not shared, if it is one reason
+reason() { ksmx explain "$1" --json | jq -r '[.ranges[].reason] |
+	unique | join(" ")'; }
+reason_is() { [ "$(reason "$1")" = "$2" ]; }
+
+test_explain_reasons()
+{
+	local name
+
+	for name in a b others; do
+		head -c 8192 /dev/urandom >"$work/$name"
+	done
+	chmod go+w "$work/others"
+	sync
+	same "without a policy" "$(reason "$work/a")" no_policy
+	ksmx load all --set idle_ms=10 >/dev/null
+	wait_for settled
+	same "an equal page of its own" "$(reason "$work/a")" no_equal
+	same "others may write" "$(reason "$work/others")" no_domain
+	ksmx set kernel.run=0 >/dev/null
+	same "stopped" "$(reason "$work/a")" stopped
+	same "stopped, others may write" "$(reason "$work/others")" stopped
+	narrow ksmx explain "$work/a"
+	ksmx set kernel.run=1 >/dev/null
+	ksmx swap dryrun --set idle_ms=10 >/dev/null
+	same "a dry run" "$(reason "$work/a")" dry_run
+	narrow ksmx explain "$work/a"
+	# Nobody executes it
+	ksmx swap exec --set idle_ms=10 >/dev/null
+	wait_for settled
+	same "not looked into" "$(reason "$work/a")" not_looked
+	narrow ksmx explain "$work/a"
+	# This one has no domains at all.
+	ksmx swap "$objects/ksmx_policy.bpf.o" >/dev/null
+	same "a policy without domains" "$(reason "$work/a")" no_domain
+	narrow ksmx explain "$work/a"
+	ksmx set fail=-1 >/dev/null
+	wait_for reason_is "$work/a" no_policy
+	state_is ejected || wrong "not ejected"
+}
+
+test_explain_ineligible()
+{
+	local fs
+
+	mkdir "$work/ext2" "$work/tmpfs" "$work/erofs"
+	truncate -s 4M "$work/disk"
+	mkfs.ext2 -q "$work/disk"
+	mount -o loop -t ext2 "$work/disk" "$work/ext2" || wrong "no ext2"
+	mount -t tmpfs none "$work/tmpfs"
+	ksmx load all --set idle_ms=10 >/dev/null
+	for fs in ext2 tmpfs; do
+		echo text >"$work/$fs/file"
+		expect 2 "$fs/file: .*(ineligible)" \
+			ksmx explain "$work/$fs/file"
+		umount "$work/$fs"
+	done
+
+	mkdir "$work/tree"
+	head -c 8192 /dev/urandom >"$work/tree/file"
+	mkfs.erofs "$work/image" "$work/tree" >/dev/null 2>&1
+	mount -o loop -t erofs "$work/image" "$work/erofs" || wrong "no erofs"
+	cat "$work/erofs/file" >/dev/null
+	wait_for reason_is "$work/erofs/file" no_equal
+	umount "$work/erofs"
+}
+
 test_dump()
 {
 	head -c 40960 /dev/urandom >"$work/a"
 	copy "$work/a" "$work/b"
 	sync
 	ksmx load "$objects/ksmx_policy.bpf.o" >/dev/null
-	ksmx set fail=-9 >/dev/null
+	ksmx set exit=-9 >/dev/null
 	wait_for state_is ejected
-	expect 0 '^exit: error: scan returned -9' ksmx dump
+	wait_for grep -q 'last line' $sysfs/exit_dump
+	expect 0 '^exit: self: it gave up with code -9: 0123.*wxyzx$' ksmx dump
+	same "dump of the policy" "$(ksmx dump --json |
+		jq -r 'select(.dump) | .dump')" $'first line\nlast line'
 	ksmx swap all --set idle_ms=10 >/dev/null
 	wait_for merged_is 10
 	same "roots" "$(ksmx dump --json | jq -r 'select(.root) | .root' |
@@ -346,6 +488,31 @@ test_dump()
 		jq -c '.top | sort_by(.path) | map([.path, .pages])')" \
 		"[[\"$work/a\",10],[\"$work/b\",10]]"
 	expect 4 'be root' nobody ksmx dump
+}
+
+would_save() { [ "$(ksmx status --json | jq .report.would_save)" = "$1" ]; }
+
+test_dry_run()
+{
+	head -c 40960 /dev/urandom >"$work/a"
+	copy "$work/a" "$work/b"
+	sync
+	ksmx load dryrun --set idle_ms=10 >/dev/null
+	wait_for would_save 10
+	expect 0 '^report  *would_save  *10$' ksmx status
+	expect 0 '^  *metadata  *[1-9][0-9]*$' ksmx status
+	expect 0 '^dry run  *[1-9][0-9]* pairs .* would have been' ksmx status
+	! ksmx status | grep '^saved' || wrong "a dry run saves something"
+	same "dry_run" "$(ksmx status --json | jq .dry_run)" true
+	expect 0 'report{what="would_save"} 10$' ksmx metrics
+	merged_is 0 || wrong "something was merged"
+	narrow ksmx status
+
+	ksmx swap all --set idle_ms=10 >/dev/null
+	wait_for merged_is 10
+	expect 0 '^saved  *0.0 MiB' ksmx status
+	same "dry_run, report" "$(ksmx status --json |
+		jq -c '[.dry_run, has("report")]')" '[false,false]'
 }
 
 # ---- tunables ----
@@ -377,7 +544,7 @@ test_tunables()
 	expect 0 'max_entries 20' bpftool map show pinned $pins/maps/table
 
 	same tunables "$(tunables)" \
-		'{"fail":0,"tiny":0,"yes":0,"large":0}'
+		'{"fail":0,"exit":0,"tiny":0,"yes":0,"large":0}'
 	expect 0 '^large  *1099511627776$' ksmx set large=1099511627776 tiny=255
 	same tiny "$(tunable tiny)" 255
 	for setting in tiny=256 tiny=-1 yes=2 fail=2147483648 \
@@ -407,7 +574,6 @@ test_knobs()
 {
 	local setting
 
-	knob() { cat $sysfs/"$1"; }
 	expect 0 '^kernel.max_cpu_percent  *20$' ksmx set \
 		kernel.max_cpu_percent=20 kernel.thrash_pages=0x10
 	same max_cpu_percent "$(knob max_cpu_percent)" 20
@@ -440,6 +606,106 @@ test_knobs()
 	ksmx unload >/dev/null
 	expect 6 'nothing is loaded' ksmx set kernel.thrash_pages=5 tiny=7
 	same thrash_pages "$(knob thrash_pages)" 1024
+}
+
+# With the policy that wants them
+test_knobs_at_load()
+{
+	local object=$objects/ksmx_policy.bpf.o setting command pid
+	local set=(--set kernel.max_cpu_percent=40 --set kernel.thrash_pages=5)
+
+	for command in load swap; do
+		for setting in kernel.max_cpu_percent=0 kernel.nosuch=1 \
+			       fixed=-1 nosuch=1; do
+			expect 2 '' ksmx $command "$object" "${set[@]}" \
+				--set "$setting"
+		done
+		# Refused by the verifier, by the policy; a knob that fails
+		expect 5 'the verifier refused' ksmx $command \
+			"$objects/ksmx_refused.bpf.o" "${set[@]}"
+		expect 1 'the kernel refused' ksmx $command "$object" \
+			"${set[@]}" --set refuse=1
+		expect 1 'cannot set kernel.thrash_pages to 5: Input/output' \
+			strace -qq -o /dev/null -e trace=write \
+			-e inject=write:error=EIO:when=2 \
+			ksmx $command "$object" "${set[@]}"
+		same "max_cpu_percent after $command" \
+			"$(knob max_cpu_percent)" 90
+		same "thrash_pages after $command" "$(knob thrash_pages)" 1024
+		[ ! -e $pins/maps_new ] || wrong "new maps were left"
+		[ $command = swap ] || unloaded || wrong "something was loaded"
+		[ $command = load ] || in_charge samefile ||
+			wrong "the policy has gone"
+		ksmx load samefile >/dev/null 2>&1
+	done
+
+	expect 0 'swapped to ksmx_policy' ksmx swap "$object" "${set[@]}" \
+		--set kernel.strict=1 --set fixed=3
+	same max_cpu_percent "$(knob max_cpu_percent)" 40
+	same thrash_pages "$(knob thrash_pages)" 5
+	same strict "$(knob strict)" 1
+	expect 0 '"fixed": 3' bpftool map dump pinned $pins/maps/ksmx_pol_rodata
+	ksmx unload >/dev/null
+	same "strict without a policy" "$(knob strict)" 1
+
+	# As the service when it is killed: what it starts with holds again.
+	set=(--set idle_ms=1234 --set kernel.max_cpu_percent=50)
+	run_in_background ksmx run all "${set[@]}"
+	wait_for in_charge all
+	same idle_ms "$(tunable idle_ms)" 1234
+	ksmx set idle_ms=7 kernel.max_cpu_percent=77 >/dev/null
+	kill -KILL $pid
+	wait $pid 2>/dev/null
+	same max_cpu_percent "$(knob max_cpu_percent)" 77
+	run_in_background ksmx run all "${set[@]}"
+	wait_for grep -q swapped "$out"
+	same idle_ms "$(tunable idle_ms)" 1234
+	same max_cpu_percent "$(knob max_cpu_percent)" 50
+	kill $pid
+	ended 0 unloaded
+	expect 0 '' ksmx set kernel.strict=0 kernel.max_cpu_percent=90 \
+		kernel.thrash_pages=1024
+}
+
+budgets() { bpftool -j map dump pinned $pins/maps/budgets | jq -c \
+	'[.[].formatted | [.key, .value.max_merged, .value.max_work]]'; }
+
+# Entries of other maps, by number or cgroup
+test_entries()
+{
+	local group=/sys/fs/cgroup/ksmx-=1 id place
+
+	expect 6 'nothing is loaded' ksmx set 'budgets[1].max_work=1'
+	ksmx load cgroup --set budgets.max_entries=1 --set idle_ms=500 \
+		>/dev/null
+	mkdir $group
+	id=$(stat -c %i $group)
+	expect 0 "^budgets\[$group\].max_merged  *10000$" ksmx set \
+		"budgets[$group].max_merged=10000" "budgets[$group].max_work=5"
+	same budgets "$(budgets)" "[[$id,10000,5]]"
+	same "as JSON" "$(ksmx set "budgets[$id].max_work=0x10" --json |
+		jq ".[\"budgets[$id].max_work\"]")" 16
+	same budgets "$(budgets)" "[[$id,10000,16]]"
+
+	# None, if one of them is wrong, or has no room
+	for place in 'budgets[/nowhere].max_work' 'budgets[/etc].max_work' \
+		     "budgets[$group/cgroup.procs].max_work" \
+		     'budgets[].max_work' 'budgets[-1].max_work' \
+		     'budgets[1].nosuch' 'budgets[1]' 'budgets[1' \
+		     '[1].max_work' 'nosuch[1].max_work' 'candidates[1].file' \
+		     'tunables[4294967296].idle_ms'; do
+		expect 2 '' ksmx set kernel.thrash_pages=5 idle_ms=77 \
+			"budgets[$id].max_work=1" "$place=1"
+	done
+	expect 2 'is no cgroup: a number, or' \
+		ksmx set 'budgets[/etc].max_work=1'
+	expect 1 "cannot change the map 'budgets'" ksmx set \
+		kernel.thrash_pages=5 idle_ms=77 "budgets[$id].max_work=1" \
+		"budgets[1].max_work=1"
+	same budgets "$(budgets)" "[[$id,10000,16]]"
+	same idle_ms "$(tunable idle_ms)" 500
+	same thrash_pages "$(knob thrash_pages)" 1024
+	rmdir $group
 }
 
 # ---- ejection, service ----
@@ -515,10 +781,20 @@ test_run()
 	unloaded || wrong "the ejected policy was left"
 	[ -z "$(ls $pins)" ] || wrong "pins: $(ls -R $pins)"
 
+	# The whole record, and what the policy had to say
+	run_in_background ksmx run "$object"
+	wait_for in_charge ksmx_policy
+	ksmx set exit=-9 >/dev/null
+	ended 7 'was ejected: self: it gave up with code -9: 0123.*wxyzx$'
+	same dump "$(sed -n '/^dump:/,$p' "$out")" \
+		$'dump: first line\nlast line'
 	run_in_background ksmx --json run "$object"
 	wait_for in_charge ksmx_policy
-	ksmx set fail=-7 >/dev/null
+	ksmx set exit=-9 >/dev/null
 	ended 7 '"end":	"ejected"'
+	jq -es '.[-1] | .dump == "first line\nlast line" and
+		(.exit | endswith("wxyzx"))' "$out" >/dev/null ||
+		wrong "the record is not complete: $(cat "$out")"
 	expect 5 "no policy 'nosuch'" ksmx run nosuch
 }
 
@@ -573,16 +849,6 @@ test_no_privilege()
 	expect 4 'cannot write' nobody ksmx metrics -o /root/x
 }
 
-# without DIRECTORY COMMAND...: with an empty folder there
-# shellcheck disable=SC2317 # called through expect
-without()
-{
-	local dir=$1
-	shift
-
-	unshare -m sh -c 'mount -t tmpfs none "$0" && exec "$@"' "$dir" "$@"
-}
-
 test_missing()
 {
 	local command
@@ -607,6 +873,29 @@ test_missing()
 	expect 0 '^0$' sh -c \
 		'ksmx doctor --json | jq "map(select(.grade == \"missing\")) | length"'
 	unloaded || wrong "something was loaded"
+}
+
+test_stock_kernel()
+{
+	local tree=$work/tree
+
+	same "policies" "$(stock ksmx list)" "$(ksmx list)"
+	expect 0 '^  samefile ' stock ksmx list
+	expect 3 'missing  kernel  *[^ ]* lacks ksm_ext' stock ksmx doctor
+	expect 3 'missing  BTF  *none' stock ksmx doctor
+	expect 3 'no ksm_ext in this kernel' stock ksmx load all
+	mkdir "$tree"
+	head -c 40960 /dev/urandom >"$tree/a"
+	copy "$tree/a" "$tree/b"
+	same "saved" "$(stock ksmx estimate --json "$tree" |
+		jq '.saved_bytes / 4096')" 10
+	# With a progress bar, on a terminal only
+	TERM=xterm stock script -qfec "ksmx estimate $tree" "$work/screen" \
+		</dev/null >/dev/null 2>&1 || wrong "estimate: status $?"
+	grep -qaE '\[#* *\] +[0-9]+ %  [0-9]+ files' "$work/screen" ||
+		wrong "no bar: $(cat -v "$work/screen")"
+	! stock ksmx estimate "$tree" 2>&1 | grep '^.\?\[' ||
+		wrong "a bar where there is no terminal"
 }
 
 # ---- figures ----
@@ -672,9 +961,16 @@ drawn_twice() { [ "$(grep -oa 'q quits' "$work/screen" | wc -l)" -ge 2 ]; }
 
 test_top()
 {
-	local n
+	local n deep
 
-	ksmx load all >/dev/null
+	# With a path that is wider than the screen
+	deep=$work/$(printf 'long%.0s' {1..25})
+	mkdir "$deep"
+	head -c 40960 /dev/urandom >"$deep/needle"
+	copy "$deep/needle" "$deep/other"
+	sync
+	ksmx load all --set idle_ms=10 >/dev/null
+	wait_for merged_is 10
 	same lines "$(ksmx top 0.05 3 | grep -c 'all active$')" 3
 	same objects "$(ksmx top 0.05 2 --json | jq -c .policy | xargs)" \
 		'all all'
@@ -688,6 +984,7 @@ test_top()
 	pid=$!
 	exec 9>"$work/keys"
 	wait_for grep -qa 'q quits' "$work/screen"
+	wait_for grep -qaE '10  \.\.\.(long)*/needle' "$work/screen"
 	n=$(pgrep -f '^ksmx top' | head -n 1)
 	stty rows 10 cols 40 <"/proc/$n/fd/0"
 	wait_for drawn_twice
@@ -796,13 +1093,30 @@ test_estimate_sampled()
 # Every step that changes something is one of these.
 steps=bpf,flock,mkdir,unlink,unlinkat,rename,renameat2,rmdir,write
 
-# killed_everywhere PREPARE VALID COMMAND...: is killed at the first such step,
-# the second, ..., until it gets through; after each, "none" or the name of the
-# policy in charge must be one of VALID, and all commands work.  It takes
+# killed_at CALL N COMMAND...: at its Nth call of this kind, and it is done
+killed_at()
+{
+	local call=$1 n=$2 status
+	shift 2
+
+	# The shell, too, has something to say about who is killed.
+	{
+		strace -qq -o /dev/null -e trace=$call \
+			-e inject=$call:signal=KILL:when=$n "$@" \
+			>"$work/out" 2>&1
+	} 2>/dev/null
+	status=$?
+	[ $status = 137 ] || wrong "$*: not killed at $call $n, status $status"
+}
+
+# killed_everywhere PREPARE VALID COMMAND...: is run once to see what steps it
+# takes, and then killed at these; after each, "none" or the name of the policy
+# in charge must be one of VALID, and all commands work.  It takes
 # KSM_EXT_STRIDE=1 to stop at each of the steps.
 killed_everywhere()
 {
-	local prepare=$1 valid=$2 stride=${KSM_EXT_STRIDE:-10} n now
+	local prepare=$1 valid=$2 stride=${KSM_EXT_STRIDE:-10}
+	local places i call n now what
 	shift 2
 
 	# Slow, and the same everywhere
@@ -811,39 +1125,44 @@ killed_everywhere()
 		return
 	fi
 
-	for ((n = 1 + RANDOM % stride; n < 400; n += stride)); do
+	$prepare >/dev/null
+	strace -qq -o "$work/trace" -e trace=$steps "$@" >"$work/out" 2>&1 ||
+		wrong "$*: status $?: $(cat "$work/out")"
+	ksmx unload >/dev/null 2>&1
+	# As strace counts: the first bpf, the second, ..., the first write
+	mapfile -t places < <(sed -n 's/^\([a-z0-9]*\)(.*/\1/p' "$work/trace" |
+		awk '{ print $1, ++n[$1] }')
+	[ ${#places[@]} -gt 5 ] || wrong "$*: ${#places[@]} steps"
+
+	for ((i = RANDOM % stride; i < ${#places[@]}; i += stride)); do
+		read -r call n <<<"${places[i]}"
+		what="$* killed at $call $n"
 		$prepare >/dev/null
-		# The shell, too, has something to say about who is killed.
-		{
-			strace -qq -o /dev/null -e trace=$steps \
-				-e inject=$steps:signal=KILL:when=$n "$@" \
-				>"$work/out" 2>&1
-		} 2>/dev/null && break
+		killed_at "$call" "$n" "$@"
 		now=$(policy)
 		unloaded && now=
 		[[ " $valid " == *" ${now:-none} "* ]] ||
-			wrong "$*, step $n: ${now:-none} is in charge"
+			wrong "$what: ${now:-none} is in charge"
 		# The maps that ksmx finds are those of the policy in charge.
 		case $now in
 		ksmx_policy)
-			same "$*, step $n: tunables" "$(tunable tiny)" 0 ;;
+			same "$what: tunables" "$(tunable tiny)" 0 ;;
 		all|samefile)
 			ksmx status --json | jq -e .progress >/dev/null ||
-				wrong "$*, step $n: no progress" ;;
+				wrong "$what: no progress" ;;
 		'')
 			expect 6 '' ksmx set ;;
 		esac
 		if [ -n "$now" ]; then
-			expect 0 'swapped to all' ksmx swap all
+			expect 0 'swapped to all$' ksmx swap all
 		else
-			expect 0 'loaded all' ksmx load all
+			expect 0 'loaded all$' ksmx load all
 		fi
-		same "$*, step $n: folders" "$(ls $pins | xargs)" 'link maps'
+		same "$what: folders" "$(ls $pins | xargs)" 'link maps'
 		expect 0 unloaded ksmx unload
-		[ -z "$(ls $pins)" ] || wrong "$*, step $n: $(ls -R $pins)"
+		[ -z "$(ls $pins)" ] || wrong "$what: $(ls -R $pins)"
 	done
-	[ $n -gt 5 ] && [ $n -lt 400 ] || wrong "$*: $n steps: $(cat "$work/out")"
-	echo "# $*: killed at every $stride. of about $((n - 1)) steps"
+	echo "# $*: killed at 1 in $stride of ${#places[@]} steps"
 	ksmx unload >/dev/null 2>&1
 }
 
@@ -865,6 +1184,52 @@ test_swap_killed()
 test_unload_killed()
 {
 	killed_everywhere load_policy 'ksmx_policy none' ksmx unload
+}
+
+# It presses the button, which must not stay so: killed before the second write
+test_unmerge_killed()
+{
+	load_policy >/dev/null
+	killed_at write 2 ksmx unload --unmerge
+	same run "$(knob run)" 2
+	expect 0 '^loaded all$' ksmx load all
+	same run "$(knob run)" 1
+	# Unless somebody wants it so
+	killed_at write 2 ksmx unload --unmerge
+	ksmx set kernel.run=0 >/dev/null
+	expect 0 'loaded all; idle' ksmx load all
+	ksmx set kernel.run=1 >/dev/null
+	ksmx unload >/dev/null
+	killed_everywhere load_policy 'ksmx_policy none' \
+		ksmx unload --unmerge
+}
+
+# After an ejection, when the kernel has let go of the policy
+eject_policy()
+{
+	load_policy
+	ksmx set fail=-5
+	wait_for ejected_for_good
+}
+ejected_for_good() { state_is ejected && ! ksmx set 2>/dev/null; }
+
+test_swap_ejected_killed()
+{
+	killed_everywhere eject_policy 'none ksmx_unused' \
+		ksmx swap "$objects/ksmx_unused.bpf.o"
+}
+
+# A signal that waits from the beginning has it end as soon as it can.
+run_and_end=(env --block-signal=TERM
+	sh -c 'kill -TERM $$; exec ksmx run "$0"' "$objects/ksmx_unused.bpf.o")
+
+test_run_killed()
+{
+	local KSM_EXT_STRIDE=${KSM_EXT_STRIDE:-20}
+
+	killed_everywhere nothing 'none ksmx_unused' "${run_and_end[@]}"
+	killed_everywhere load_policy 'ksmx_policy none ksmx_unused' \
+		"${run_and_end[@]}"
 }
 
 # Several at once: every one does all or nothing.

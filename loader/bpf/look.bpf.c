@@ -83,6 +83,19 @@ int look_path(struct look_args *args)
 	return 0;
 }
 
+SEC("syscall")
+int look_domain(struct look_args *args)
+{
+	u64 domain = 0;
+
+	if (bpf_ksym_exists(ksm_ext_file_domain))
+		args->err = ksm_ext_file_domain(args->id, &domain);
+	else
+		args->err = -EOPNOTSUPP;
+	args->domain = domain;
+	return 0;
+}
+
 SEC("iter.s/ksm_ext")
 int look_aliases(struct bpf_iter__ksm_ext *ctx)
 {

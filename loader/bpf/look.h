@@ -19,12 +19,14 @@
  * @index:	first page to look at
  * @fd:		for look_file: the file, open
  * @nr:		how many pages, LOOK_PAGES at most
+ * @domain:	trust domain of the file, from look_domain
  * @dev:	device of the file, from look_path
  * @err:	0 or a negative errno
  */
 struct look_args {
 	__u64 id;
 	__u64 index;
+	__u64 domain;
 	__s32 fd;
 	__u32 nr;
 	__u32 dev;
