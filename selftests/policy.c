@@ -439,6 +439,7 @@ static const struct {
 	{ "trace", "calling kernel function" },
 	{ "list", "calling kernel function" },
 	{ "ask", NULL },
+	{ "null", "Possibly NULL pointer passed to trusted arg" },
 	{ "awake", NULL },
 	{ "asleep", "attach to unsupported member" },
 	{ "read", NULL },
@@ -929,6 +930,17 @@ TEST_F(policy, fickle)
 	check_file(&self->b);
 	check_disk(&self->a);
 	check_disk(&self->b);
+}
+
+/* Verbs work in its scan, not for what it leaves behind. */
+TEST_F(policy, worker)
+{
+	attach(_metadata, self, self->skel->maps.employer);
+	EXPECT_TRUE(WAIT_FOR(self->skel->bss->worked));
+	EXPECT_EQ(-ECANCELED, self->skel->bss->work_discovers);
+	EXPECT_EQ(-ECANCELED, self->skel->bss->work_merges);
+	EXPECT_EQ(-ECANCELED, self->skel->bss->work_hashes);
+	expect_running(_metadata);
 }
 
 /* However long it wants to rest, it can be replaced at once. */

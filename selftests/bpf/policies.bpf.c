@@ -381,6 +381,60 @@ void BPF_PROG(calling_exit, const struct ksm_ext_exit_info *info)
 
 /* ---- good ones ---- */
 
+/* What a policy has a worker do would go on when the policy is gone. */
+extern int bpf_wq_init(struct bpf_wq *wq, void *p__map, unsigned int flags) __ksym;
+extern int bpf_wq_set_callback_impl(struct bpf_wq *wq,
+				    int (*callback)(void *map, int *key,
+						    void *value),
+				    unsigned int flags, void *aux__ign) __ksym;
+extern int bpf_wq_start(struct bpf_wq *wq, unsigned int flags) __ksym;
+
+struct work {
+	struct bpf_wq wq;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, int);
+	__type(value, struct work);
+} works SEC(".maps");
+
+__u32 worked;
+__s64 work_discovers;
+__s32 work_merges, work_hashes;
+
+static int do_work(void *map, int *key, void *value)
+{
+	u64 hash;
+
+	work_discovers = ksm_ext_discover();
+	work_merges = ksm_ext_merge(1, 0, 2, 0, 1);
+	work_hashes = ksm_ext_hash(1, 0, &hash, sizeof(hash));
+	__sync_fetch_and_add(&worked, 1);
+	return 0;
+}
+
+SEC("struct_ops.s/scan")
+s32 BPF_PROG(employer_scan, const struct ksm_ext_scan_ctx *slice)
+{
+	int zero = 0;
+	struct work *work = bpf_map_lookup_elem(&works, &zero);
+
+	if (work && !slice->slice &&
+	    !bpf_wq_init(&work->wq, &works, 0) &&
+	    !bpf_wq_set_callback_impl(&work->wq, do_work, 0, NULL))
+		bpf_wq_start(&work->wq, 0);
+	return 1;
+}
+
+SEC(".struct_ops.link")
+struct ksm_ext_ops employer = {
+	.scan = (void *)employer_scan,
+	.domain = (void *)listed_domain,
+	.name = "employer",
+};
+
 SEC(".struct_ops.link")
 struct ksm_ext_ops churn_a = {
 	.scan = (void *)churn_scan,

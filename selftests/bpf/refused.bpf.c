@@ -113,6 +113,43 @@ FACT(fd, ksm_ext_file_fd(0))
 FACT(page, ksm_ext_page_info(1, 0, &info, sizeof(info)))
 FACT(domain, ksm_ext_file_domain(1, &seen))
 
+/* ---- verbs do not look whether there is something to fill in ---- */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u64);
+	__type(value, __u64[16]);
+} maybe SEC(".maps");
+
+/* Nothing is in the map. */
+#define NULLABLE(verb, call)						\
+	SEC("?syscall")							\
+	int null_##verb(void *ctx)					\
+	{								\
+		void *value = bpf_map_lookup_elem(&maybe, &seen);	\
+									\
+		call;							\
+		return 0;						\
+	}								\
+									\
+	SEC("?syscall")							\
+	int tool_##verb##_checked(void *ctx)				\
+	{								\
+		void *value = bpf_map_lookup_elem(&maybe, &seen);	\
+									\
+		if (value)						\
+			call;						\
+		return 0;						\
+	}
+
+NULLABLE(hash, ksm_ext_hash(1, 0, value, 8))
+NULLABLE(stat, ksm_ext_file_stat(1, value, sizeof(stat)))
+NULLABLE(name, ksm_ext_file_name(1, value, 16))
+NULLABLE(path, ksm_ext_file_path(1, value, 16))
+NULLABLE(page, ksm_ext_page_info(1, 0, value, sizeof(info)))
+NULLABLE(domain, ksm_ext_file_domain(1, value))
+
 /* ---- what must not sleep ---- */
 
 #define MEMBER(member, ret, arg, value)					\
