@@ -8,7 +8,10 @@
  */
 #include <ctype.h>
 #include <grp.h>
+#include <sched.h>
 #include <bpf/btf.h>
+#include <sys/mount.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "ksm_ext_test.h"
@@ -256,6 +259,96 @@ TEST_F(shipped, tunables)
 	bpf_link__destroy(self->link);
 	self->link = NULL;
 	all__destroy(all);
+}
+
+/* Mount @dir at @at with ids of the disk that are others' in the system. */
+static void mount_with_ids(struct __test_metadata *_metadata, const char *dir,
+			   const char *at)
+{
+	struct mount_attr attr = { .attr_set = MOUNT_ATTR_IDMAP };
+	int sync[2], tree;
+	char path[64];
+	pid_t pid;
+
+	ASSERT_EQ(0, pipe(sync));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		close(sync[0]);
+		if (unshare(CLONE_NEWUSER) || write(sync[1], "", 1) != 1)
+			_exit(1);
+		pause();
+		_exit(0);
+	}
+	close(sync[1]);
+	ASSERT_EQ(1, read(sync[0], path, 1)) TH_LOG("no user namespace");
+	for (int i = 0; i < 2; i++) {
+		snprintf(path, sizeof(path), "/proc/%d/%s", pid,
+			 i ? "gid_map" : "uid_map");
+		ASSERT_EQ(0, write_text(path, "0 100000 1000"));
+	}
+	snprintf(path, sizeof(path), "/proc/%d/ns/user", pid);
+	attr.userns_fd = open(path, O_RDONLY);
+	ASSERT_LE(0, (int)attr.userns_fd);
+	tree = syscall(SYS_open_tree, -1, dir, OPEN_TREE_CLONE);
+	ASSERT_LE(0, tree) TH_LOG("%s", strerror(errno));
+	ASSERT_EQ(0, syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &attr,
+			     sizeof(attr))) {
+		TH_LOG("mount_setattr: %s", strerror(errno));
+	}
+	ASSERT_EQ(0, mkdir(at, 0755));
+	ASSERT_EQ(0, syscall(SYS_move_mount, tree, "", -1, at,
+			     MOVE_MOUNT_F_EMPTY_PATH));
+	close(tree);
+	close(attr.userns_fd);
+	close(sync[0]);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
+/*
+ * Who owns a file on disk is not who made it, if a file system is mounted with
+ * other ids somewhere: then only what all may read is merged.
+ */
+TEST_F(shipped, idmapped)
+{
+	char mnt[MAX_PATH], at[MAX_PATH];
+	struct file sub[4];
+
+	ASSERT_EQ(0, mkdir(strcat(strcpy(at, self->dir), "/fs"), 0755));
+	mount_new(_metadata, at, mnt, mkfs_like(self->dir), "");
+	for (int i = 0; i < 4; i++) {
+		char name[] = { 'e' + i, 0 };
+
+		file_create(_metadata, &sub[i], mnt, name, SIZE, 3 + i / 2);
+		ASSERT_EQ(0, fchmod(sub[i].fd, i < 2 ? 0600 : 0644));
+	}
+	drain_lru();
+	start(_metadata, self, "all");
+	EXPECT_TRUE(WAIT_FOR(merged_so_far(_metadata, 8 * NPAGES)));
+	expect_shared(&sub[0], &sub[1], 0, NPAGES);
+	expect_shared(&sub[2], &sub[3], 0, NPAGES);
+
+	strcat(at, "/ids");
+	mount_with_ids(_metadata, mnt, at);
+	ASSERT_EQ(0, umount(at));
+	/* For those who are apart again it counts that there was one. */
+	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "run", "2"));
+	check_totals(0);
+	for (int i = 0; i < 4; i++) {
+		drop_file(_metadata, &sub[i]);
+		read_to_cache(_metadata, &sub[i]);
+	}
+	drain_lru();
+	let_run(_metadata);
+	settle(_metadata, self);
+	expect_apart(&sub[0], &sub[1], 0, NPAGES);
+	expect_shared(&sub[2], &sub[3], 0, NPAGES);
+	for (int i = 0; i < 4; i++) {
+		check_file(&sub[i]);
+		file_close(&sub[i]);
+	}
+	ASSERT_EQ(0, umount(mnt));
 }
 
 /* A file of the third contents in copy number @i of a tree */
