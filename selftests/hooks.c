@@ -627,7 +627,7 @@ TEST_F(hooks, large_blocks)
 	ASSERT_EQ(0, umount(mnt));
 }
 
-/* One so long that it is in the page cache, with the methods of a file. */
+/* On btrfs one is in the page cache, with the methods of a file. */
 TEST_F(hooks, symlink)
 {
 	char path[MAX_PATH], target[200], seen[200];
