@@ -78,7 +78,7 @@ progress()
 # end is shown if it fails; V=1 shows all of it instead.
 step()
 {
-	local text=$1 log status
+	local text=$1 flags=$- log status
 	shift
 
 	mkdir -p "$cache/log"
@@ -93,7 +93,7 @@ step()
 		(set -e; "$@") </dev/null 2>&1 | tee "$log" | progress "$text"
 		status=$?
 	fi
-	set -e
+	[[ $flags != *e* ]] || set -e
 	if [ $status != 0 ]; then
 		if [ "${V:-}" != 1 ]; then
 			grep -m 20 -E "^${0##*/}: |(error|Error|ERROR|E): " "$log" >&2 ||

@@ -105,6 +105,41 @@ TEST_F(hooks, inode_shrinker)
 	file_close(&d);
 }
 
+/* One that has lost its pages to reclaim, and is not open, can go. */
+TEST_F(hooks, inode_of_reclaimed)
+{
+	char group[MAX_PATH];
+	struct file c, d;
+	long before;
+
+	SKIP_IF_CONTROL();
+	before = counter(_metadata, "files_known");
+	cgroup_new(_metadata, group, "hooks");
+	ASSERT_EQ(0, cgroup_write(group, "cgroup.procs", "0"));
+	file_create(_metadata, &c, self->dir, "c", PAGE, 3);
+	file_create(_metadata, &d, self->dir, "d", PAGE, 3);
+	ASSERT_EQ(0, cgroup_write(CGROUP, "cgroup.procs", "0"));
+	merge_all(&c, &d);
+	file_close(&c);
+	file_close(&d);
+	sync();
+	/* Their names go; the page keeps the inodes. */
+	for (int i = 0; i < 5; i++)
+		ASSERT_EQ(0, write_text("/proc/sys/vm/drop_caches", "2"));
+	check_totals(2 * NPAGES + 2);
+	for (int i = 0; i < MAX_TRIES &&
+	     counter(_metadata, "aliases") > 2 * NPAGES; i++) {
+		drain_lru();
+		cgroup_write(group, "memory.reclaim", "4M");
+	}
+	check_totals(2 * NPAGES);
+	for (int i = 0; i < MAX_TRIES &&
+	     counter(_metadata, "files_known") > before; i++)
+		ASSERT_EQ(0, write_text("/proc/sys/vm/drop_caches", "2"));
+	EXPECT_EQ(before, counter(_metadata, "files_known"));
+	EXPECT_EQ(0, rmdir(group));
+}
+
 /* ---- shared pages count as cached ---- */
 
 /* In the page cache or, unlike what mincore(2) says, on their way there. */
@@ -578,6 +613,39 @@ TEST_F(hooks, other_fs)
 		  "-t ext2");
 	expect_unknown(_metadata, mnt);
 	ASSERT_EQ(0, umount(mnt));
+}
+
+/* Blocks of four pages, which a file system wants in folios of that size. */
+TEST_F(hooks, large_blocks)
+{
+	char mnt[MAX_PATH];
+
+	SKIP_IF_CONTROL();
+	mount_new(_metadata, self->dir, mnt, "mkfs.xfs -qf -b size=16k",
+		  "-t xfs");
+	expect_unknown(_metadata, mnt);
+	ASSERT_EQ(0, umount(mnt));
+}
+
+/* On btrfs one is in the page cache, with the methods of a file. */
+TEST_F(hooks, symlink)
+{
+	char path[MAX_PATH], target[200], seen[200];
+	struct manual_args args = {};
+	struct file link;
+
+	SKIP_IF_CONTROL();
+	ASSERT_GT(MAX_PATH, snprintf(path, MAX_PATH, "%s/link", self->dir));
+	memset(target, 'x', sizeof(target) - 1);
+	target[sizeof(target) - 1] = '\0';
+	ASSERT_EQ(0, symlink(target, path));
+	sync();
+	ASSERT_EQ(0, write_text("/proc/sys/vm/drop_caches", "3"));
+	ASSERT_EQ(sizeof(target) - 1, readlink(path, seen, sizeof(seen)));
+	link.fd = open(path, O_PATH | O_NOFOLLOW);
+	ASSERT_LE(0, link.fd);
+	EXPECT_EQ(-ENOENT, find_file(_metadata, &link, &args));
+	close(link.fd);
 }
 
 TEST_F(hooks, encrypted)

@@ -3,6 +3,8 @@
  * Large folios: merged as a whole where that is possible, else split, and never
  * passed over.  KSM_EXT_LARGE=1 lets the tests of break.c run with them, too.
  */
+#include <pthread.h>
+
 #include "ksm_ext_test.h"
 
 #define NR	16		/* pages of a folio */
@@ -15,9 +17,19 @@ FIXTURE(large) {
 };
 
 /*
- * Make a file of equal halves, by writes of @chunk pages.  A write makes a
- * folio of its size, where the file system has such.
+ * Write an empty file anew, @chunk pages at a time.  A write makes a folio of
+ * its size, where the file system has such.
  */
+static void write_chunks(struct __test_metadata *_metadata,
+			 const struct file *f, size_t chunk)
+{
+	for (size_t i = 0; i < NPAGES; i += chunk)
+		ASSERT_EQ(chunk * PAGE, pwrite(f->fd, f->want + i * PAGE,
+					       chunk * PAGE, i * PAGE));
+	ASSERT_EQ(0, fsync(f->fd));
+}
+
+/* Make a file of equal halves. */
 static void halves(struct __test_metadata *_metadata, struct file *f,
 		   const char *dir, const char *name, size_t chunk)
 {
@@ -26,10 +38,7 @@ static void halves(struct __test_metadata *_metadata, struct file *f,
 	f->want = realloc(f->want, f->size);
 	fill(f->want, NR * PAGE, 1);
 	memcpy(f->want + NR * PAGE, f->want, NR * PAGE);
-	for (size_t i = 0; i < NPAGES; i += chunk)
-		ASSERT_EQ(chunk * PAGE, pwrite(f->fd, f->want + i * PAGE,
-					       chunk * PAGE, i * PAGE));
-	ASSERT_EQ(0, fsync(f->fd));
+	write_chunks(_metadata, f, chunk);
 }
 
 FIXTURE_SETUP(large)
@@ -208,6 +217,18 @@ TEST_F(large, within_folio)
 	check_file(&self->b);
 }
 
+/* Two pages of one folio that nobody shares: it is split for them. */
+TEST_F(large, within_own_folio)
+{
+	store(_metadata, &self->a, 7 * PAGE, self->a.want + 2 * PAGE, PAGE);
+	ASSERT_EQ(0, fsync(self->a.fd));
+	EXPECT_EQ(1, merge_pages(_metadata, &self->a, 2, &self->a, 7, 1));
+	EXPECT_SHARED(&self->a, 2, &self->a, 7);
+	check_totals(2);
+	check_file(&self->a);
+	check_disk(&self->a);
+}
+
 /* Different pages at different places of one shared folio do not merge. */
 TEST_F(large, within_folio_differ)
 {
@@ -380,6 +401,42 @@ TEST_F(large, move)
 	file_unmap(&self->a, a);
 }
 
+static void *write_one_byte(void *arg)
+{
+	struct file *f = arg;
+
+	return (void *)(pwrite(f->fd, f->want + 3 * PAGE, 1, 3 * PAGE) - 1);
+}
+
+/* A page is shared as one of many, and while it is copied for that alone. */
+TEST_F(large, race_of_sizes)
+{
+	struct file *a = &self->a, *b = &self->b, c;
+	pthread_t writer;
+	void *failed;
+
+	halves(_metadata, &c, self->dir, "c", 1);
+	for (int i = 0; i < 10; i++) {
+		ASSERT_EQ(0, ftruncate(a->fd, 0));
+		ASSERT_EQ(0, ftruncate(b->fd, 0));
+		write_chunks(_metadata, a, NR);
+		write_chunks(_metadata, b, NR);
+		merge_all(a, b);
+		ASSERT_EQ(0, pthread_create(&writer, NULL, write_one_byte, a));
+		usleep(2000);
+		if (!control)
+			try_merge(_metadata, &c, 3, a, 3, 1);
+		pthread_join(writer, &failed);
+		EXPECT_EQ(NULL, failed);
+		check_file(a);
+		check_file(b);
+		check_file(&c);
+		ASSERT_EQ(0, fsync(a->fd));
+		check_disk(a);
+	}
+	file_close(&c);
+}
+
 /* A bad page: all of the folio is read again, and nobody is killed. */
 TEST_F(large, memory_failure)
 {
@@ -394,6 +451,9 @@ TEST_F(large, memory_failure)
 	check_map(&self->a, a);
 	check_map(&self->b, b);
 	check_totals(2 * NR);
+	store(_metadata, &self->a, 2 * PAGE, self->junk, NR / 2 * PAGE);
+	check_map(&self->a, a);
+	check_map(&self->b, b);
 	check_file(&self->a);
 	check_file(&self->b);
 	file_unmap(&self->a, a);

@@ -519,6 +519,7 @@ TEST_F(merge, dirty_mapping)
 	check_file(b);
 	check_totals(0);
 	ASSERT_EQ(0, msync(map, NPAGES * PAGE, MS_SYNC));
+	check_disk(b);
 	merge_all(a, b);
 	check_map(b, map);
 	file_unmap(b, map);

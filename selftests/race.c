@@ -571,6 +571,69 @@ TEST_F(race, run)
 	}
 }
 
+/* ---- direct I/O to a page that is merged and unmerged all the time ---- */
+
+struct direct_write {
+	int fd;
+	const unsigned char *buf;
+	atomic_bool done;
+	bool ok;
+};
+
+static void *write_directly(void *arg)
+{
+	struct direct_write *w = arg;
+
+	w->ok = pwrite(w->fd, w->buf, PAGE, 0) == PAGE;
+	w->done = true;
+	return NULL;
+}
+
+/* Whatever it finds in the slot, no old bytes are there when it returns. */
+TEST(direct_unmerge)
+{
+	unsigned char *buf = page_buffer(_metadata, PAGE);
+	struct manual_args args = { .nr = 1 };
+	char dir[MAX_PATH], byte;
+	pthread_t thread;
+	struct file a, b;
+
+	SKIP_IF_CONTROL();
+	test_begin(_metadata, dir);
+	file_create(_metadata, &a, dir, "a", PAGE, 0);
+	file_create(_metadata, &b, dir, "b", PAGE, 0);
+	for (unsigned int state = 1; state <= 100; state++) {
+		struct direct_write w = {
+			.fd = open(a.path, O_RDWR | O_DIRECT), .buf = buf,
+		};
+
+		ASSERT_LE(0, w.fd);
+		merge_all(&b, &a);
+		args.dst = file_id(_metadata, &a);
+		args.src = file_id(_metadata, &b);
+		memset(buf, state, PAGE);
+		ASSERT_EQ(0, pthread_create(&thread, NULL, write_directly, &w));
+		usleep(1000);
+		while (!w.done) {
+			manual_call(manual->progs.manual_unmerge, &args);
+			ASSERT_EQ(1, pread(a.fd, &byte, 1, 0));
+			manual_call(manual->progs.manual_merge, &args);
+		}
+		pthread_join(thread, NULL);
+		ASSERT_TRUE(w.ok);
+		close(w.fd);
+		model_write(_metadata, &a, 0, buf, PAGE);
+		check_file(&a);
+		check_file(&b);
+		ASSERT_EQ(PAGE, pwrite(b.fd, buf, PAGE, 0));
+		ASSERT_EQ(0, fsync(b.fd));
+		model_write(_metadata, &b, 0, buf, PAGE);
+	}
+	file_close(&a);
+	file_close(&b);
+	free(buf);
+	test_end(_metadata, dir);
+
 /* ---- files that grow within a page ---- */
 
 /* Bytes that a file has, and those that are appended: none of them is 0. */

@@ -55,12 +55,12 @@ static unsigned int draw_code(uint64_t *state, bool storm)
 	unsigned int sum = 0, code;
 
 	for (code = 0; code < ARRAY_SIZE(ops); code++) {
-		if (!storm || !(ops[code].flags & MERGES))
+		if (!storm || !(ops[code].flags & (MERGES | ALONE)))
 			sum += ops[code].weight;
 	}
 	sum = draw(state) % sum;
 	for (code = 0;; code++) {
-		if (storm && (ops[code].flags & MERGES))
+		if (storm && (ops[code].flags & (MERGES | ALONE)))
 			continue;
 		if (sum < ops[code].weight)
 			return code;
@@ -171,6 +171,10 @@ static void run_op(struct twin *t, const struct op *op)
 		faults_begin(t, op->nth, ops[op->code].flags & MAY_FAIL_IO);
 	ops[op->code].run(t, op);
 	faults_end(t);
+	/* What is pinned may be no page of the file any more. */
+	if ((ops[op->code].flags & REMOVES) &&
+	    t->pinned == &t->files[op->file])
+		t->pinned = NULL;
 }
 
 /* All bytes, in every way. */

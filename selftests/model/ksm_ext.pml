@@ -59,8 +59,15 @@
  *    one TLB entry outlives the page table entry until somebody flushes.
  *  - A direct write to a page that is written to through a mapping as well:
  *    only page 0 has the former and only page 1 the latter if there are both.
- *  - Large folios, memory failure and ksm_ext_disband(), shadows,
- *    max_page_sharing, domains, and the end of an inode.
+ *  - Large folios: a root of several pages and its aliases of the same order,
+ *    a copy or a drop of all of them, partial truncation, and the split of a
+ *    file's folio before one of its pages is merged.
+ *  - Strict mode: roots made with one alias only (ksm_ext_fake()), their
+ *    exchange of folios (ksm_ext_renew(): MIGRATE by the holder of the root's
+ *    lock, with a zap instead of migration entries), and roots whose last alias
+ *    has left, which stay until ksm_ext_reap().
+ *  - Memory failure and ksm_ext_disband(), shadows, max_page_sharing, domains,
+ *    and the end of an inode.
  *  - munmap() that has taken the VMA from the file and has not flushed yet.
  */
 
@@ -157,7 +164,7 @@ byte busy;
 	(!present(pte[s]) || !is_root(F_OF(pte[s])) || \
 	 (!(pte[s] & (PTE_W | PTE_D)) && \
 	  leads_to_root(s, F_OF(pte[s])))) && \
-	(!tlb[s] || van[s] || !is_root(F_OF(tlb[s])) || \
+	(!tlb[s] || !is_root(F_OF(tlb[s])) || \
 	 (!(tlb[s] & PTE_W) && leads_to_root(s, F_OF(tlb[s])))))
 
 #define quiet_folio(f) ( \
@@ -1604,10 +1611,11 @@ inline try_to_unmap_flush()
 }
 
 /*
- * The page leaves the file while a TLB may still hold it.  With any page of a
- * file, shared or not, who loads it through that entry sees bytes that may be
- * old by now, until the reclaimer flushes.  That is excused, but not what
- * anybody else leaves in the TLB.
+ * A page that is the file's own leaves it while a TLB may still hold it.  Who
+ * loads it through that entry sees bytes that may be old by now, until the
+ * reclaimer flushes.  Linux does that with or without ksm_ext, so it is
+ * excused, but not what anybody else leaves in the TLB, nor an entry for a root:
+ * ksm_ext_release_folio() flushes before it empties the slots.
  */
 #ifdef BUG_NO_EXCUSE
 #define stale_by_reclaim(Q) van[Q]
@@ -1621,7 +1629,6 @@ inline release_alias(Q)
 		if
 		:: aliased(Q, k) ->
 			x = slot[Q];
-			van[Q] = stale_by_reclaim(Q);
 			empty_slot(Q, x);
 			kfree_rcu(x - ALIAS);
 			x = 0;
@@ -1638,6 +1645,9 @@ inline release_folio()
 #endif
 	if
 	:: ok ->
+#ifndef BUG_RELEASE_NO_FLUSH
+		try_to_unmap_flush();
+#endif
 #ifndef BUG_RELEASE_KEEPS
 		release_alias(0);
 		release_alias(1);

@@ -25,6 +25,9 @@
 #include <liburing.h>
 
 #include "../ksm_ext_test.h"
+/* Of the kernel tree */
+#include "../../../mm/gup_test.h"
+#include "../../include/uapi/linux/userfaultfd.h"
 
 #define NFILES		4
 #define MAX_PAGES	32
@@ -110,6 +113,10 @@ struct twin {
 	int pipe[2], tee[2], held[2];
 	struct io_uring ring;
 	io_context_t aio;
+	int uffd;
+	int gup;		/* the driver that pins pages */
+	struct twin_file *pinned;	/* whose pages it holds, or NULL */
+	size_t pin_off, pin_len;
 	int fail_nth;		/* /proc/thread-self/fail-nth */
 	int fail_io;		/* make-it-fail of the disk */
 	const int *declines;	/* errors by which a call may say no */
@@ -602,6 +609,14 @@ static void pipes_begin(struct twin *t)
 	fcntl(t->tee[0], F_SETPIPE_SZ, 2 * MAX_SIZE);
 }
 
+/* There is one pin in all; threads do not use it. */
+static void pin_end(struct twin *t)
+{
+	if (!t->storm)
+		ioctl(t->gup, PIN_LONGTERM_TEST_STOP);
+	t->pinned = NULL;
+}
+
 static void pipes_end(struct twin *t)
 {
 	close_pipe(t->pipe);
@@ -630,6 +645,7 @@ static void files_end(struct twin *t)
 {
 	faults_end(t);
 	t->bus_error = NULL;
+	pin_end(t);
 	peer_end(t);
 	for (int i = 0; i < NFILES; i++) {
 		file_end(t, &t->files[i]);
@@ -655,6 +671,10 @@ static void twin_begin(struct __test_metadata *_metadata, struct twin *t,
 		       const char *dir)
 {
 	const size_t slots = 3 * NFILES + 1;
+	struct uffdio_api api = {
+		.api = UFFD_API,
+		.features = UFFD_FEATURE_WP_ASYNC,
+	};
 	unsigned char *slot;
 
 	t->_metadata = _metadata;
@@ -701,12 +721,21 @@ static void twin_begin(struct __test_metadata *_metadata, struct twin *t,
 	}
 	ASSERT_EQ(0, ring_begin(t));
 	ASSERT_EQ(0, io_setup(4, &t->aio));
+	t->uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
+	ASSERT_LE(0, t->uffd) TH_LOG("%s", strerror(errno));
+	ASSERT_EQ(0, ioctl(t->uffd, UFFDIO_API, &api)) {
+		TH_LOG("%s", strerror(errno));
+	}
+	t->gup = open("/sys/kernel/debug/gup_test", O_RDWR);
+	ASSERT_LE(0, t->gup) TH_LOG("%s", strerror(errno));
 }
 
 static void twin_end(struct twin *t)
 {
 	io_destroy(t->aio);
 	io_uring_queue_exit(&t->ring);
+	close(t->uffd);
+	close(t->gup);
 	for (int i = 0; i < NFILES; i++)
 		free(t->files[i].mine);
 	munmap(t->area, (3 * NFILES + 1) * MAX_SIZE);

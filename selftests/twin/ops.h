@@ -20,6 +20,9 @@
 #define MADV_POPULATE_READ	22
 #define MADV_POPULATE_WRITE	23
 #endif
+#ifndef MADV_SOFT_OFFLINE
+#define MADV_SOFT_OFFLINE	101
+#endif
 
 #define SECTOR	512UL
 
@@ -379,21 +382,100 @@ static void op_advise(struct twin *t, const struct op *op)
 {
 	static const int advice[] = {
 		MADV_DONTNEED, MADV_PAGEOUT, MADV_COLD, MADV_POPULATE_READ,
-		MADV_POPULATE_WRITE, MADV_WILLNEED,
+		MADV_POPULATE_WRITE, MADV_WILLNEED, MADV_SOFT_OFFLINE,
 	};
 	/* no memory, busy, locked: as it likes */
 	static const int declines[] = {
-		ENOMEM, EAGAIN, EINVAL, EFAULT, EBUSY, 0
+		ENOMEM, EAGAIN, EINVAL, EFAULT, EBUSY, EIO, 0
 	};
 	struct twin_file *f = file_of(t, op);
 	size_t from = op->off & -PAGE, len = inside(f, op->off, op->len);
 
 	if (!len)
 		return;
+	len = page_end(op->off + len) - from;
+	/* does not give the memory back */
+	if (advice[op->way] == MADV_SOFT_OFFLINE)
+		len = PAGE;
 	t->declines = declines;
-	done(t, "madvise", madvise(f->map + from,
-				   page_end(op->off + len) - from,
-				   advice[op->way]));
+	done(t, "madvise", madvise(f->map + from, len, advice[op->way]));
+}
+
+static void op_remove(struct twin *t, const struct op *op)
+{
+	static const int declines[] = { EOPNOTSUPP, 0 };
+	struct twin_file *f = file_of(t, op);
+	size_t from = op->off & -PAGE, len = inside(f, op->off, op->len);
+	bool ok;
+
+	if (!len)
+		return;
+	len = page_end(op->off + len) - from;
+	/* it does not take what is locked, and stops there */
+	munlock(f->map, MAX_SIZE);
+	t->declines = declines;
+	ok = done(t, "madvise", madvise(f->map + from, len, MADV_REMOVE));
+	changed(t, f, from, NULL, inside(f, from, len), f->f.size, ok);
+}
+
+enum { PROTECT, PROTECT_NOT };
+
+/* Writes through the kept mapping are watched; they do not wait. */
+static void op_protect(struct twin *t, const struct op *op)
+{
+	struct twin_file *f = file_of(t, op);
+	size_t from = op->off & -PAGE, len = inside(f, op->off, op->len);
+	struct uffdio_register reg = {
+		.range = { (uintptr_t)f->map, MAX_SIZE },
+		.mode = UFFDIO_REGISTER_MODE_WP,
+	};
+	struct uffdio_writeprotect wp = {
+		.range = { (uintptr_t)f->map + from,
+			   page_end(op->off + len) - from },
+		.mode = op->way == PROTECT ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
+	};
+
+	if (len && done(t, "register", ioctl(t->uffd, UFFDIO_REGISTER, &reg)))
+		done(t, "protect", ioctl(t->uffd, UFFDIO_WRITEPROTECT, &wp));
+}
+
+enum { PIN, PIN_FAST, PIN_CHECK, PIN_END };
+
+/* Pages are held to be read, as long as other operations go on. */
+static void op_pin(struct twin *t, const struct op *op)
+{
+	struct twin_file *f = file_of(t, op);
+	size_t from = op->off & -PAGE, len = inside(f, op->off, op->len);
+	struct pin_longterm_test pin = {
+		.addr = (uintptr_t)f->map + from,
+		.size = page_end(op->off + len) - from,
+		.flags = op->way == PIN_FAST ? PIN_LONGTERM_TEST_FLAG_USE_FAST :
+					       0,
+	};
+	__u64 to = (uintptr_t)t->io;
+
+	switch (op->way) {
+	case PIN_CHECK:
+		f = t->pinned;
+		if (!f)
+			return;
+		if (done(t, "read of a pin",
+			 ioctl(t->gup, PIN_LONGTERM_TEST_READ, &to)))
+			compare(t, f, "pin", t->io, t->pin_off,
+				inside(f, t->pin_off, t->pin_len));
+		return;
+	case PIN_END:
+		pin_end(t);
+		return;
+	}
+	if (!len)
+		return;
+	pin_end(t);
+	if (!done(t, "pin", ioctl(t->gup, PIN_LONGTERM_TEST_START, &pin)))
+		return;
+	t->pinned = f;
+	t->pin_off = from;
+	t->pin_len = pin.size;
 }
 
 enum { LOCK, LOCK_ON_FAULT, UNLOCK };
@@ -1060,6 +1142,10 @@ static void op_check_all(struct twin *t, const struct op *op)
 #define CHANGES		4
 /* Only where the sequence merges by itself; allocations may fail in the verbs */
 #define MERGES		8
+/* Only where there is one thread: there is one such thing in the machine */
+#define ALONE		16
+/* Takes pages out of the file, pinned ones as well */
+#define REMOVES		32
 
 static const struct operation {
 	const char *name;
@@ -1071,12 +1157,12 @@ static const struct operation {
 	{ "write", op_write, 14, MAY_FAIL | CHANGES,
 	  { "plain", "two", "append", "nowait", "twin" } },
 	{ "dsync", op_dsync, 1, CHANGES, { "write" } },
-	{ "direct", op_direct, 6, MAY_FAIL | MAY_FAIL_IO | CHANGES,
+	{ "direct", op_direct, 6, MAY_FAIL | MAY_FAIL_IO | REMOVES | CHANGES,
 	  { "write", "write-mapped", "read", "read-mapped" } },
-	{ "uring", op_uring, 6, MAY_FAIL | MAY_FAIL_IO | CHANGES,
+	{ "uring", op_uring, 6, MAY_FAIL | MAY_FAIL_IO | REMOVES | CHANGES,
 	  { "write", "write-fixed", "write-direct", "write-direct-fixed",
 	    "read", "read-fixed", "read-direct", "read-direct-fixed" } },
-	{ "aio", op_aio, 4, MAY_FAIL | MAY_FAIL_IO | CHANGES,
+	{ "aio", op_aio, 4, MAY_FAIL | MAY_FAIL_IO | REMOVES | CHANGES,
 	  { "write", "write-direct", "read", "read-direct" } },
 	{ "store", op_store, 14, MAY_FAIL | CHANGES,
 	  { "kept", "after-load", "fresh", "populated", "peer" } },
@@ -1084,19 +1170,23 @@ static const struct operation {
 	{ "remap", op_remap, 2, 0, { "move", "anew", "protect" } },
 	{ "advise", op_advise, 6, MAY_FAIL,
 	  { "dontneed", "pageout", "cold", "populate-read", "populate-write",
-	    "willneed" } },
+	    "willneed", "soft-offline" } },
+	{ "remove", op_remove, 1, REMOVES | CHANGES, { "range" } },
 	{ "lock", op_lock, 2, MAY_FAIL, { "all", "on-fault", "unlock" } },
+	{ "protect", op_protect, 2, MAY_FAIL, { "on", "off" } },
+	{ "pin", op_pin, 4, MAY_FAIL | ALONE,
+	  { "hold", "hold-fast", "check", "end" } },
 	{ "fork", op_fork, 1, CHANGES, { "check", "store" } },
 	{ "poke", op_poke, 3, MAY_FAIL | CHANGES, { "self", "peer", "mem" } },
 	{ "splice", op_splice, 6, MAY_FAIL | CHANGES,
 	  { "file", "bytes", "tee", "user", "mapped", "sendfile", "hold" } },
-	{ "copy", op_copy, 6, CHANGES,
+	{ "copy", op_copy, 6, REMOVES | CHANGES,
 	  { "range", "clone", "clone-range", "dedupe" } },
-	{ "truncate", op_truncate, 3, CHANGES, { "to", "cut", "grow" } },
-	{ "fallocate", op_fallocate, 6, CHANGES,
+	{ "truncate", op_truncate, 3, REMOVES | CHANGES, { "to", "cut", "grow" } },
+	{ "fallocate", op_fallocate, 6, REMOVES | CHANGES,
 	  { "plain", "keep-size", "punch", "zero", "zero-keep", "collapse",
 	    "insert" } },
-	{ "replace", op_replace, 1, CHANGES, { "create", "rename" } },
+	{ "replace", op_replace, 1, REMOVES | CHANGES, { "create", "rename" } },
 	{ "sync", op_sync, 1, 0,
 	  { "fsync", "fdatasync", "msync", "msync-async", "range", "fs" } },
 	{ "cache", op_cache, 4, 0,
