@@ -110,8 +110,8 @@ bench:	## measure, and print tables (OUT=docs/benchmarks.md)
 
 .PHONY: picture
 picture: all kernel-default
-picture:	## docs/page-cache.svg: page cache over time, from a run
-	@selftests/picture/picture docs/page-cache.svg
+picture:	## docs/page-cache.svg: page cache over time, from a run (OUT=)
+	@selftests/picture/picture $(or $(OUT),docs/page-cache.svg)
 
 .PHONY: series-check
 series-check:	## is each patch clean, does it build and boot? (STYLE=1)
