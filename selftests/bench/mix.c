@@ -143,8 +143,8 @@ static void write_step(struct __test_metadata *_metadata,
 	}
 }
 
-static void tell(const FIXTURE_VARIANT(mix) *variant, const char *policy,
-		 int run, const char *what, double value)
+static void tell_mix(const FIXTURE_VARIANT(mix) *variant, const char *policy,
+		     int run, const char *what, double value)
 {
 	char key[64];
 
@@ -178,10 +178,10 @@ static void run_mix(struct __test_metadata *_metadata, FIXTURE_DATA(mix) *self,
 					(STEP_NS / 10) / 1e9;
 		}
 	}
-	tell(variant, policy, run, "page_seconds", page_seconds);
-	tell(variant, policy, run, "scan", scan_time(_metadata) - scan);
-	tell(variant, policy, run, "write", written);
-	tell(variant, policy, run, "breaks", all_breaks(_metadata) - breaks);
+	tell_mix(variant, policy, run, "page_seconds", page_seconds);
+	tell_mix(variant, policy, run, "scan", scan_time(_metadata) - scan);
+	tell_mix(variant, policy, run, "write", written);
+	tell_mix(variant, policy, run, "breaks", all_breaks(_metadata) - breaks);
 }
 
 static void measure_policy(struct __test_metadata *_metadata,
