@@ -7,7 +7,7 @@
  * can be merged again and again, and never for long.  Of four, one twin gets new
  * bytes each time: they are hashed in vain.  Writer and policy run for the same
  * time, on the same processor.  The two variants differ in how often they write:
- * twice a second, or once in five.
+ * twice a second, or once in ten.
  *
  * Gain is what was saved, times how long it was.  Cost is the processor time of
  * ksm_extd, and that which the writer needs more than without a policy.  Both
@@ -23,8 +23,6 @@
 #define NPAGES	128L
 #define SIZE	(NPAGES * PAGE)
 #define PAIRS	4
-#define STEPS	40
-#define RUNS	3
 #define STEP_NS	500000000ULL
 
 enum { REST, REWRITTEN, CHANGED, NR_KINDS };
@@ -36,11 +34,25 @@ FIXTURE(mix) {
 
 FIXTURE_VARIANT(mix) {
 	const char *name;
-	int every;		/* steps between writes */
+	int every, steps;	/* a write in each so many, of how many */
+	int runs;
 };
 
-FIXTURE_VARIANT_ADD(mix, busy) { .name = "busy", .every = 1 };
-FIXTURE_VARIANT_ADD(mix, calm) { .name = "calm", .every = 10 };
+FIXTURE_VARIANT_ADD(mix, busy)
+{
+	.name = "busy",
+	.every = 1,
+	.steps = 40,
+	.runs = 3,
+};
+
+FIXTURE_VARIANT_ADD(mix, calm)
+{
+	.name = "calm",
+	.every = 20,
+	.steps = 100,
+	.runs = 1,
+};
 
 FIXTURE_SETUP(mix)
 {
@@ -163,7 +175,7 @@ static void run_mix(struct __test_metadata *_metadata, FIXTURE_DATA(mix) *self,
 	long breaks = all_breaks(_metadata);
 	double page_seconds = 0;
 
-	for (int step = 0; step < STEPS; step++) {
+	for (int step = 0; step < variant->steps; step++) {
 		if (step % variant->every == 0) {
 			uint64_t begin = my_time();
 
@@ -192,7 +204,7 @@ static void measure_policy(struct __test_metadata *_metadata,
 	char cmd[64];
 
 	snprintf(cmd, sizeof(cmd), "ksmx load %s >/dev/null", policy);
-	for (int run = 0; run < RUNS; run++) {
+	for (int run = 0; run < variant->runs; run++) {
 		ASSERT_EQ(0, system(cmd));
 		run_mix(_metadata, self, variant, policy, run);
 		ASSERT_EQ(0, system("ksmx unload --unmerge >/dev/null"));
@@ -201,7 +213,7 @@ static void measure_policy(struct __test_metadata *_metadata,
 
 TEST_F_TIMEOUT(mix, none, 300)
 {
-	for (int run = 0; run < RUNS; run++)
+	for (int run = 0; run < variant->runs; run++)
 		run_mix(_metadata, self, variant, "none", run);
 }
 
