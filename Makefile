@@ -114,6 +114,12 @@ fresh:	## are 99 of 100 files merged within 50 ms after they are read?
 	@ICOUNT=1 RUN="BENCH_ICOUNT=1 BENCH_P99_MS=50 build/bench/fresh" \
 		TIMEOUT=$${TIMEOUT:-1800} selftests/vm/vm
 
+.PHONY: guesses
+guesses: all kernel-$(CONFIG) $B/bench/cost
+guesses:	## does a first write tell what others' pages hold? (strict mode)
+	@ICOUNT=1 RUN="setarch -R env BENCH_ICOUNT=1 BENCH_TOLD=1 build/bench/cost -t guesses" \
+		selftests/vm/vm
+
 .PHONY: picture
 picture: all kernel-default
 picture:	## docs/page-cache.svg: page cache over time, from a run (OUT=)
