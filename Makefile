@@ -99,8 +99,8 @@ stress:	## fio and stress-ng on files that are merged (FS= CONFIG=)
 	@selftests/stress/run $(or $(FS),ext4 xfs btrfs)
 
 .PHONY: upstream
-upstream: all kernel-$(CONFIG) kernel-off
-upstream:	## the kernel's own mm tests, with and without ksm_ext
+upstream: all kernel-$(CONFIG) kernel-pristine
+upstream:	## the kernel's own mm tests, with the series and without
 	@selftests/upstream/run
 
 .PHONY: bench
@@ -108,10 +108,22 @@ bench: all kernel-default kernel-off $(benches)
 bench:	## measure, and print tables (OUT=docs/benchmarks.md)
 	@selftests/bench/bench
 
+.PHONY: fresh
+fresh: all kernel-$(CONFIG) $B/bench/fresh
+fresh:	## are 99 of 100 files merged within 50 ms after they are read?
+	@ICOUNT=1 RUN="BENCH_ICOUNT=1 BENCH_P99_MS=50 build/bench/fresh" \
+		TIMEOUT=$${TIMEOUT:-1800} selftests/vm/vm
+
+.PHONY: guesses
+guesses: all kernel-$(CONFIG) $B/bench/cost
+guesses:	## does a first write tell what others' pages hold? (strict mode)
+	@ICOUNT=1 RUN="setarch -R env BENCH_ICOUNT=1 BENCH_TOLD=1 build/bench/cost -t guesses" \
+		selftests/vm/vm
+
 .PHONY: picture
 picture: all kernel-default
-picture:	## docs/page-cache.svg: page cache over time, from a run
-	@selftests/picture/picture docs/page-cache.svg
+picture:	## docs/page-cache.svg: page cache over time, from a run (OUT=)
+	@selftests/picture/picture $(or $(OUT),docs/page-cache.svg)
 
 .PHONY: series-check
 series-check:	## is each patch clean, does it build and boot? (STYLE=1)
@@ -280,7 +292,7 @@ $B/selftests/%: selftests/%.c $(skels) $B/vmlinux.h
 $B/bench/%: selftests/bench/%.c $(skels) $B/vmlinux.h
 	@echo "  CC       $@"
 	@mkdir -p $(@D)
-	$Q$(CC) $(TEST_CFLAGS) $< $(LDLIBS) -lxxhash -o $@
+	$Q$(CC) $(TEST_CFLAGS) $< $(LDLIBS) -lxxhash -lm -o $@
 
 $B/crash/crash: selftests/crash/crash.c
 	@echo "  CC       $@"

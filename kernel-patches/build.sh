@@ -5,9 +5,10 @@
 #
 # usage: build.sh [CONFIG]
 #
-# CONFIG is default (the kernel with ksm_ext), off (the same without ksm_ext), or
-# what config/ adds to default: debug, kasan, kcsan.  Products are cached by content outside of
-# the clone, and linked from build/.
+# CONFIG is default (the kernel with ksm_ext), off (the same without ksm_ext),
+# pristine (without any patch), or what config/ adds to default: debug, kasan,
+# kcsan.  Products are cached by content outside of the clone, and linked from
+# build/.
 #
 # Environment:
 #   LINUX_TARBALL   another kernel source of the 6.12 series
@@ -34,15 +35,16 @@ need_packages $(grep -v '^#' "$here/packages")
 
 shopt -s nullglob extglob
 patches=("$patch_dir"/!(0000-*).patch)	# not the cover letter
+[ "$config" != pristine ] || patches=()
 fragments=("$here/config/base.config")
 if [ "$config" != off ] && grep -qs 'config KSM_EXT$' "${patches[@]}" /dev/null
 then
 	fragments+=("$here/config/ksm_ext.config")
 fi
 case $config in
-default|off) ;;
+default|off|pristine) ;;
 debug|kasan|kcsan) fragments+=("$here/config/$config.config") ;;
-*) die "no config named '$config': use default, off, debug, kasan or kcsan" ;;
+*) die "no config named '$config': use default, off, pristine, debug, kasan or kcsan" ;;
 esac
 
 # Names for everything that follows: by content
@@ -57,6 +59,8 @@ content()
 }
 key=$(content)
 src=$cache/linux-$base			# work tree, series applied
+# Were it the same one, all that is patched would look new to the next build.
+[ "$config" != pristine ] || src=$cache/pristine-$base
 tools=$cache/tools-$base		# libbpf and bpftool
 obj=$cache/obj-$base-$config		# objects of the latest build
 out=$cache/$key				# what is kept
@@ -145,7 +149,13 @@ bpftool()
 
 keep()
 {
+	local objects=("$obj"/mm/ksm_ext/*.o)
+
 	mkdir -p "$out.new"
+	# Functions of ksm_ext, as stack traces name them: see vm/ours.awk
+	{ [ ${#objects[@]} = 0 ] || nm "${objects[@]}"; } |
+		awk '$2 ~ /^[tT]$/ { sub(/\..*/, "", $3); print $3 }' |
+		sort -u >"$out.new/symbols"
 	cp "$obj/arch/x86/boot/bzImage" "$obj/System.map" "$out.new/"
 	cp "$obj/.config" "$out.new/config"
 	"$tools/bin/bpftool" btf dump file "$obj/vmlinux" format c \
@@ -161,7 +171,7 @@ replace_link()
 
 export CCACHE_DIR=$cache/ccache
 if ! [ -d "$out" ] || ! [ -d "$tools" ]; then
-	lock "linux-$base"
+	lock "${src##*/}"
 	[ -d "$src" ] || step "unpack the kernel source" unpack
 	step "apply ${#patches[@]} patches" series
 	if ! [ -d "$tools" ]; then
@@ -180,8 +190,9 @@ fi
 
 mkdir -p "$build"
 replace_link "$out/bzImage" "bzImage-$config"
+replace_link "$out/symbols" "symbols-$config"
 replace_link "$obj/vmlinux" "vmlinux-$config"
-replace_link "$src" linux
+[ "$config" = pristine ] || replace_link "$src" linux
 replace_link "$tools" tools
 replace_link "$tools/bin/bpftool" bpftool
 if [ "$config" = default ]; then

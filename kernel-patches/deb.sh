@@ -15,6 +15,7 @@
 #             hours and some 30 GiB.
 
 set -euo pipefail
+shopt -s extglob
 here=$(cd "$(dirname "$0")" && pwd)
 build=$(dirname "$here")/build
 # shellcheck source=kernel-patches/steps.sh
@@ -95,8 +96,7 @@ checkout()
 	git clone -q --shared --no-checkout "$source" "$top/linux"
 	cd "$top/linux"
 	git checkout -q base
-	git apply --whitespace=nowarn "$here"/0[0-9][0-9][1-9]-*.patch \
-		"$here"/0[0-9][1-9]0-*.patch
+	git apply --whitespace=nowarn "$here"/!(0000-*).patch
 }
 
 kernel_make()

@@ -5,6 +5,9 @@
  * With KSM_EXT_CONTROL=1 no policy is ever loaded, and only ordinary pages are
  * measured: this works on a kernel without ksm_ext, too.
  */
+#include <math.h>
+#include <sys/random.h>
+
 #include "bench.h"
 
 #define NPAGES	256
@@ -303,13 +306,23 @@ TEST_F_TIMEOUT(cost, aliases_per_root, 600)
 
 /* ---- what a writer can tell ---- */
 
-#define GUESSES	128	/* pages; about half of the guesses are right */
-#define SAMPLES	(ROUNDS * GUESSES)
+#define GUESSES		128	/* pages */
+#define GUESS_ROUNDS	30
+#define SAMPLES		(GUESS_ROUNDS * GUESSES)
 
-static bool is_right(size_t page)
-{
-	return (page + 1) * 0x9e3779b97f4a7c15ULL >> 63;
-}
+/* What is done about equal pages, and whether there are some. */
+static const struct guess_mode {
+	const char *name;
+	bool look, strict, equal;
+} guess_modes[] = {
+	/* Two where nothing can be told: is it so that nobody does? */
+	{ "off", .equal = true },
+	{ "unequal", .look = true, .strict = true },
+	{ "default", .look = true, .equal = true },
+	{ "strict", .look = true, .strict = true, .equal = true },
+};
+
+#define NR_MODES ARRAY_SIZE(guess_modes)
 
 struct samples {
 	int nr;
@@ -351,9 +364,44 @@ static double share_told(const struct samples *right,
 	return 0.5 + (best < 0 ? -share : share) / 2;
 }
 
+/*
+ * How far that is off 0.5 by chance, in 95 of 100 cases, at most: that of two
+ * shares of half of SAMPLES / 2 tosses of a coin each.
+ */
+static double share_by_chance(void)
+{
+	return 1.96 * sqrt(2 * 0.25 / (SAMPLES / 4)) / 2;
+}
+
+/*
+ * Which guesses are right is drawn for each round.  If it were the same ones, a
+ * cost that depends on the place in the file would look like a leak.  All pages
+ * are written, so that their past is the same, too.
+ */
+static void draw_guesses(struct __test_metadata *_metadata,
+			 const struct guess_mode *mode, struct file *guess,
+			 const struct file *f, const unsigned char *wrong,
+			 bool *right)
+{
+	unsigned char drawn[GUESSES];
+
+	ASSERT_EQ(GUESSES, getrandom(drawn, GUESSES, 0));
+	for (size_t page = 0; page < GUESSES; page++) {
+		const unsigned char *bytes;
+
+		right[page] = drawn[page] & 1;
+		bytes = right[page] && mode->equal ? f->want : wrong;
+		bytes += page * PAGE;
+		ASSERT_EQ(PAGE, pwrite(guess->fd, bytes, PAGE, page * PAGE));
+		model_write(_metadata, guess, page * PAGE, bytes, PAGE);
+	}
+	ASSERT_EQ(0, fsync(guess->fd));
+}
+
 /* All pages get a hash, and those of equal index are compared, and merged. */
 static void look_for_twins(struct __test_metadata *_metadata,
-			   const struct file *f, const struct file *guess)
+			   const struct guess_mode *mode, const struct file *f,
+			   const struct file *guess, const bool *right)
 {
 	struct manual_args args = { .nr = GUESSES };
 
@@ -366,18 +414,17 @@ static void look_for_twins(struct __test_metadata *_metadata,
 	for (size_t page = 0; page < GUESSES; page++) {
 		args.dst_index = page;
 		args.src_index = page;
-		ASSERT_EQ(is_right(page) ? 1 : -EILSEQ,
+		ASSERT_EQ(right[page] && mode->equal ? 1 : -EILSEQ,
 			  manual_call(manual->progs.manual_merge, &args));
 	}
 }
 
-/* One round of first writes to pages that were looked at */
+/* One round of first writes, to pages that were looked at if they ever are */
 static void guess_round(struct __test_metadata *_metadata, const struct op *op,
-			struct file *guess, struct samples *right,
-			struct samples *wrong)
+			struct file *guess, const bool *right,
+			struct samples samples[2])
 {
 	struct work work = { .f = guess };
-	struct samples *samples;
 	uint64_t begin;
 
 	if (op->map != FILE_ONLY)
@@ -386,69 +433,91 @@ static void guess_round(struct __test_metadata *_metadata, const struct op *op,
 	if (op->map == TOUCHED)
 		touch(work.map, GUESSES * PAGE);
 	for (size_t page = 0; page < GUESSES; page++) {
-		samples = is_right(page) ? right : wrong;
+		struct samples *s = &samples[right[page]];
+
 		begin = now();
 		op->run(&work, page);
-		samples->cost[samples->nr++] = now() - begin;
+		s->cost[s->nr++] = now() - begin;
 	}
 	if (work.map)
 		file_unmap(guess, work.map);
 }
 
-static void tell_guesses(const char *name, struct samples *right,
-			 struct samples *wrong)
+/* Return: how often right and wrong were told from each other */
+static double tell_guesses(const char *name, struct samples samples[2])
 {
-	double told = share_told(right, wrong);	/* before they are sorted */
+	double told = share_told(&samples[1], &samples[0]);	/* not sorted yet */
 	char key[128];
 
 	snprintf(key, sizeof(key), "%s.right", name);
-	result(key, of_many(right->cost, right->nr));
+	result(key, of_many(samples[1].cost, samples[1].nr));
 	snprintf(key, sizeof(key), "%s.wrong", name);
-	result(key, of_many(wrong->cost, wrong->nr));
+	result(key, of_many(samples[0].cost, samples[0].nr));
 	snprintf(key, sizeof(key), "%s.told", name);
 	result(key, told);
+	return told;
 }
 
-/* Does a write tell whether the page was that of another file? */
-TEST_F_TIMEOUT(cost, guesses, 600)
+/*
+ * Does a write tell whether the page was that of another file?  With
+ * BENCH_TOLD=1 it has to in default mode, and may not elsewhere.  That is for
+ * instructions: four standard deviations are as good as never by chance.
+ */
+TEST_F_TIMEOUT(cost, guesses, 900)
 {
-	static struct samples right[2][NR_OPS], wrong[2][NR_OPS];
+	static struct samples samples[NR_MODES][NR_OPS][2];
+	unsigned char *wrong;
+	bool right[GUESSES];
+	bool check = number_from_env("BENCH_TOLD", 0);
+	double chance = share_by_chance(), told;
 	struct file guess;
 	char name[64];
 
 	if (control)
 		return;
 	file_create(_metadata, &guess, self->dir, "guess", GUESSES * PAGE, 3);
-	for (size_t page = 0; page < GUESSES; page++) {
-		if (!is_right(page))
-			continue;
-		ASSERT_EQ(PAGE, pwrite(guess.fd, self->a.want + page * PAGE,
-				       PAGE, page * PAGE));
-		model_write(_metadata, &guess, page * PAGE,
-			    self->a.want + page * PAGE, PAGE);
-	}
-	for (int mode = 0; mode < 2; mode++) {
-		set_strict(_metadata, mode);
-		for (int i = 0; i < ROUNDS * (int)NR_OPS; i++) {
+	wrong = malloc(guess.size);
+	ASSERT_NE(NULL, wrong);
+	memcpy(wrong, guess.want, guess.size);
+	for (size_t m = 0; m < NR_MODES; m++) {
+		const struct guess_mode *mode = &guess_modes[m];
+
+		set_strict(_metadata, mode->strict);
+		for (size_t i = 0; i < GUESS_ROUNDS * NR_OPS; i++) {
 			size_t op = i % NR_OPS;
 
 			if (!ops[op].breaks)
 				continue;
+			draw_guesses(_metadata, mode, &guess, &self->a, wrong,
+				     right);
 			read_anew(_metadata, &self->a);
 			read_anew(_metadata, &guess);
-			look_for_twins(_metadata, &self->a, &guess);
-			guess_round(_metadata, &ops[op], &guess,
-				    &right[mode][op], &wrong[mode][op]);
+			if (mode->look)
+				look_for_twins(_metadata, mode, &self->a,
+					       &guess, right);
+			guess_round(_metadata, &ops[op], &guess, right,
+				    samples[m][op]);
 		}
-		for (size_t i = 0; i < NR_OPS; i++) {
-			if (!ops[i].breaks)
+		for (size_t op = 0; op < NR_OPS; op++) {
+			if (!ops[op].breaks)
 				continue;
-			snprintf(name, sizeof(name), "guess.%s.%s",
-				 mode ? "strict" : "default", ops[i].name);
-			tell_guesses(name, &right[mode][i], &wrong[mode][i]);
+			snprintf(name, sizeof(name), "guess.%s.%s", mode->name,
+				 ops[op].name);
+			told = tell_guesses(name, samples[m][op]);
+			if (!check)
+				continue;
+			if (mode->look && mode->equal && !mode->strict) {
+				EXPECT_LT(0.9, told) TH_LOG("%s", name);
+			} else {
+				EXPECT_GT(0.5 + 2 * chance, told) {
+					TH_LOG("%s", name);
+				}
+			}
 		}
 	}
+	result("guess.chance", chance);
 	set_strict(_metadata, strict);
+	free(wrong);
 	file_close(&guess);
 }
 

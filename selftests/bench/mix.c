@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a policy gains, and what it costs, while half of the files are written
- * over and over.
+ * What a policy gains, and what it costs, while files are written over and over.
  *
  * Twelve pairs of twins are in memory.  Four rest.  Of four, every page is
- * rewritten twice a second, with the bytes that it has, in one of the twins:
- * they can be merged again and again, and never for long.  Of four, one twin
- * gets new bytes each time: they are hashed in vain.  Writer and policy run for
- * the same time, on the same processor.
+ * rewritten now and then, with the bytes that it has, in one of the twins: they
+ * can be merged again and again, and never for long.  Of four, one twin gets new
+ * bytes each time: they are hashed in vain.  Writer and policy run for the same
+ * time, on the same processor.  The two variants differ in how often they write:
+ * twice a second, or once in ten.
  *
  * Gain is what was saved, times how long it was.  Cost is the processor time of
  * ksm_extd, and that which the writer needs more than without a policy.  Both
@@ -23,7 +23,6 @@
 #define NPAGES	128L
 #define SIZE	(NPAGES * PAGE)
 #define PAIRS	4
-#define STEPS	50
 #define STEP_NS	500000000ULL
 
 enum { REST, REWRITTEN, CHANGED, NR_KINDS };
@@ -31,6 +30,28 @@ enum { REST, REWRITTEN, CHANGED, NR_KINDS };
 FIXTURE(mix) {
 	char dir[MAX_PATH];
 	struct file twins[NR_KINDS][PAIRS][2];
+};
+
+FIXTURE_VARIANT(mix) {
+	const char *name;
+	int every, steps;	/* a write in each so many, of how many */
+	int runs;
+};
+
+FIXTURE_VARIANT_ADD(mix, busy)
+{
+	.name = "busy",
+	.every = 1,
+	.steps = 40,
+	.runs = 3,
+};
+
+FIXTURE_VARIANT_ADD(mix, calm)
+{
+	.name = "calm",
+	.every = 20,
+	.steps = 100,
+	.runs = 1,
 };
 
 FIXTURE_SETUP(mix)
@@ -134,26 +155,33 @@ static void write_step(struct __test_metadata *_metadata,
 	}
 }
 
+static void tell_mix(const FIXTURE_VARIANT(mix) *variant, const char *policy,
+		     int run, const char *what, double value)
+{
+	char key[64];
+
+	snprintf(key, sizeof(key), "%s.%s.%d.%s", variant->name, policy, run,
+		 what);
+	result(key, value);
+}
+
 /* The same work for each policy, and for none. */
 static void run_mix(struct __test_metadata *_metadata, FIXTURE_DATA(mix) *self,
-		    const char *policy)
+		    const FIXTURE_VARIANT(mix) *variant, const char *policy,
+		    int run)
 {
-	uint64_t start = cpu_time(CLOCK_MONOTONIC), scan, written = 0;
+	uint64_t start = cpu_time(CLOCK_MONOTONIC), written = 0;
+	uint64_t scan = scan_time(_metadata);
+	long breaks = all_breaks(_metadata);
 	double page_seconds = 0;
-	char key[64];
-	long breaks;
 
-	if (policy) {
-		snprintf(key, sizeof(key), "ksmx load %s >/dev/null", policy);
-		ASSERT_EQ(0, system(key));
-	}
-	scan = policy ? scan_time(_metadata) : 0;
-	breaks = all_breaks(_metadata);
-	for (int step = 0; step < STEPS; step++) {
-		uint64_t begin = my_time();
+	for (int step = 0; step < variant->steps; step++) {
+		if (step % variant->every == 0) {
+			uint64_t begin = my_time();
 
-		write_step(_metadata, self, step);
-		written += my_time() - begin;
+			write_step(_metadata, self, step);
+			written += my_time() - begin;
+		}
 		/* Ten looks at what is saved, each for a tenth of the time */
 		for (int look = 1; look <= 10; look++) {
 			wait_until(start + step * STEP_NS +
@@ -162,38 +190,41 @@ static void run_mix(struct __test_metadata *_metadata, FIXTURE_DATA(mix) *self,
 					(STEP_NS / 10) / 1e9;
 		}
 	}
-	policy = policy ?: "none";
-	scan = scan ? scan_time(_metadata) - scan : 0;
-	snprintf(key, sizeof(key), "%s.page_seconds", policy);
-	result(key, page_seconds);
-	snprintf(key, sizeof(key), "%s.scan", policy);
-	result(key, scan);
-	snprintf(key, sizeof(key), "%s.write", policy);
-	result(key, written);
-	snprintf(key, sizeof(key), "%s.breaks", policy);
-	result(key, all_breaks(_metadata) - breaks);
+	tell_mix(variant, policy, run, "page_seconds", page_seconds);
+	tell_mix(variant, policy, run, "scan", scan_time(_metadata) - scan);
+	tell_mix(variant, policy, run, "write", written);
+	tell_mix(variant, policy, run, "breaks", all_breaks(_metadata) - breaks);
 }
 
 static void measure_policy(struct __test_metadata *_metadata,
-			   FIXTURE_DATA(mix) *self, const char *policy)
+			   FIXTURE_DATA(mix) *self,
+			   const FIXTURE_VARIANT(mix) *variant,
+			   const char *policy)
 {
-	run_mix(_metadata, self, policy);
-	ASSERT_EQ(0, system("ksmx unload >/dev/null"));
+	char cmd[64];
+
+	snprintf(cmd, sizeof(cmd), "ksmx load %s >/dev/null", policy);
+	for (int run = 0; run < variant->runs; run++) {
+		ASSERT_EQ(0, system(cmd));
+		run_mix(_metadata, self, variant, policy, run);
+		ASSERT_EQ(0, system("ksmx unload --unmerge >/dev/null"));
+	}
 }
 
 TEST_F_TIMEOUT(mix, none, 300)
 {
-	run_mix(_metadata, self, NULL);
+	for (int run = 0; run < variant->runs; run++)
+		run_mix(_metadata, self, variant, "none", run);
 }
 
 TEST_F_TIMEOUT(mix, all, 300)
 {
-	measure_policy(_metadata, self, "all");
+	measure_policy(_metadata, self, variant, "all");
 }
 
 TEST_F_TIMEOUT(mix, adaptive, 300)
 {
-	measure_policy(_metadata, self, "adaptive");
+	measure_policy(_metadata, self, variant, "adaptive");
 }
 
 /* What a page costs that is not cached, more than one that is */

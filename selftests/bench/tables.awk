@@ -92,40 +92,57 @@ function fresh(text, key)
 }
 
 # What a write costs where a guess was right, and where it was not
-function guess(text, name, mode,	key)
+function guess(text, name, mode, label,	key)
 {
 	key = "guess." mode "." name
 	printf "| %s | %s | %.1f | %.1f | %.2f | %d | %d | %.2f |\n", text,
-		mode, value("time." key ".right") / 1000,
+		label, value("time." key ".right") / 1000,
 		value("time." key ".wrong") / 1000, value("time." key ".told"),
 		value("count." key ".right"), value("count." key ".wrong"),
 		value("count." key ".told")
 }
 
-# What a policy gains while files are written: see mix.c
-function mix(policy,	saved, paid)
+# What a policy gains while files are written: see mix.c.  Of some runs the first
+# is shown, and what is left of the others.
+function mix(text, kind, policy,	run, key, saved, paid, others)
 {
-	saved = value("mix." policy ".page_seconds")
-	paid = value("mix." policy ".write") - value("mix.none.write")
-	paid += value("mix." policy ".scan")
-	printf "| `%s` | %d | %d | %d | %d | %+d |\n", policy, saved,
-		value("mix." policy ".breaks"),
-		value("mix." policy ".scan") / 1e6, paid / 1e6,
-		saved - paid / value("mix.price")
-	gain[policy] = saved
-	loss[policy] = paid
+	for (run = 0; ("mix." kind "." policy "." run ".scan") in results; run++) {
+		key = "mix." kind "." policy "." run
+		saved = value(key ".page_seconds")
+		paid = value(key ".write") + value(key ".scan") - \
+		       value("mix." kind ".none." run ".write")
+		if (run) {
+			others = others sprintf(" %+d", net(saved, paid))
+			continue
+		}
+		gain[kind policy] = saved
+		loss[kind policy] = paid
+	}
+	key = "mix." kind "." policy ".0"
+	saved = gain[kind policy]
+	paid = loss[kind policy]
+	printf "| %s | `%s` | %d | %d | %d | %d | %+d |%s |\n", text, policy,
+		saved, value(key ".breaks"), value(key ".scan") / 1e6,
+		paid / 1e6, net(saved, paid), others
+}
+
+function net(saved, paid)
+{
+	return saved - paid / value("mix.price")
 }
 
 # The price from which on the one that saves more is the better one
-function break_even(more, less)
+function break_even(kind, more, less,	gained, lost)
 {
+	gained = gain[kind more] - gain[kind less]
+	lost = loss[kind more] - loss[kind less]
 	printf "\nA page-second counts %d instructions, as measured; ",
 		value("mix.price")
-	if (gain[more] > gain[less] && loss[more] > loss[less])
-		printf "`%s` has the\nbetter net below %d.\n", less,
-			(loss[more] - loss[less]) / (gain[more] - gain[less])
+	if (gained > 0 && lost > 0)
+		printf "where it is busy, `%s` has the\nbetter net below %d.\n",
+			less, lost / gained
 	else
-		printf "which is better\ndoes not depend on it.\n"
+		printf "which is better\nwhere it is busy does not depend on it.\n"
 }
 
 END {
@@ -181,25 +198,39 @@ END {
 	overhead("pwrite(2), 4 KiB", "pwrite_4k")
 
 	head("From read to merged", "policy,p50 ms,p90 ms,p99 ms,max ms")
-	fresh("`all`, two processors", "time.fresh_all")
-	fresh("`samefile`, two processors", "time.fresh_samefile")
-	fresh("`all`, one processor", "count.fresh_all")
-	fresh("`samefile`, one processor", "count.fresh_samefile")
+	n = split("time count", guests, " ")
+	split("two processors,one processor", processors, ",")
+	for (i = 1; i <= n; i++) {
+		fresh("`all`, " processors[i], guests[i] ".fresh_all")
+		fresh("`samefile`, " processors[i], guests[i] ".fresh_samefile")
+		fresh("`all`, strict, " processors[i], \
+		      guests[i] ".fresh_all_strict")
+		fresh("`samefile`, strict, " processors[i], \
+		      guests[i] ".fresh_samefile_strict")
+	}
 
 	head("What a writer can tell", \
 	     "first write to a page,mode,us if shared,us if not,told,insns if shared,insns if not,told")
-	n = split("default strict", modes, " ")
+	n = split("off,unequal,default,strict", modes, ",")
+	split("nobody looks,strict; none is shared,default,strict", labels, ",")
 	for (i = 1; i <= n; i++) {
-		guess("write(2), 1 byte", "pwrite_byte", modes[i])
-		guess("store, nothing mapped", "store_absent", modes[i])
-		guess("store, mapped to read", "store_readonly", modes[i])
+		guess("write(2), 1 byte", "pwrite_byte", modes[i], labels[i])
+		guess("store, nothing mapped", "store_absent", modes[i], \
+		      labels[i])
+		guess("store, mapped to read", "store_readonly", modes[i], \
+		      labels[i])
 	}
+	printf "\nA coin would be within 0.50 +- %.2f in 95 of 100 rows.\n",
+		value("time.guess.chance")
 
 	head("While files are written", \
-	     "policy,page-seconds,breaks,M insns of ksm_extd,M insns in all,net page-seconds")
-	mix("all")
-	mix("adaptive")
-	break_even("all", "adaptive")
+	     "each file,policy,page-seconds,breaks,M insns of ksm_extd,M insns in all,net page-seconds,of other runs")
+	print "| | none | 0 | 0 | 0 | 0 | 0 | |"
+	mix("twice a second", "busy", "all")
+	mix("twice a second", "busy", "adaptive")
+	mix("once in 10 s", "calm", "all")
+	mix("once in 10 s", "calm", "adaptive")
+	break_even("busy", "all", "adaptive")
 
 	head("Metadata", "what,bytes")
 	printf "| alias (`struct ksm_ext_alias`) | %d |\n", value("size.alias")
