@@ -633,6 +633,7 @@ TEST(direct_unmerge)
 	file_close(&b);
 	free(buf);
 	test_end(_metadata, dir);
+}
 
 /* ---- files that grow within a page ---- */
 
