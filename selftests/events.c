@@ -24,7 +24,7 @@
 
 /* enum ksm_ext_page_state, enum ksm_ext_refusal of the kernel */
 enum { PAGE_NONE, PAGE_OWN, PAGE_SHARED };
-enum { MERGED, GONE, NOT_CACHED };
+enum { MERGED, GONE, NOT_CACHED, THRASH = 14 };
 
 FIXTURE(events) {
 	char dir[MAX_PATH];
@@ -890,16 +890,18 @@ TEST_F(events, thrash)
 {
 	long refused = counter(_metadata, "merge/refused_thrash");
 
-	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "thrash_pages", "4"));
+	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "thrash_pages", "1"));
 	attach(_metadata, self, self->skel->maps.merging);
 	ASSERT_TRUE(WAIT_FOR(counter(_metadata, "aliases") == 2 * NPAGES));
 	EXPECT_EQ(refused, counter(_metadata, "merge/refused_thrash"));
 
-	/* 8 pages now, 8 halved a few times later */
+	/* 8 pages now, 1 after three half-lives */
 	ASSERT_EQ(SIZE, pwrite(self->b.fd, self->b.want, SIZE, 0));
 	ASSERT_EQ(0, fsync(self->b.fd));
 	EXPECT_TRUE(WAIT_FOR(counter(_metadata, "merge/refused_thrash") >
 			     refused));
+	ask(_metadata, self, &self->b, 0);
+	EXPECT_EQ(THRASH, self->skel->bss->info.refusal);
 	EXPECT_GE(NPAGES, counter(_metadata, "aliases"));
 	/* Who calls a program knows why. */
 	EXPECT_EQ(1, merge_pages(_metadata, &self->a, 0, &self->b, 0, 1));
