@@ -1846,8 +1846,6 @@ TEST_F(mm, futex_private)
 FIXTURE(moves) {
 	char mnt[MAX_PATH];
 	char dir[2][MAX_PATH];
-	struct trio t;
-	bool mounted;
 };
 
 static long usage(struct __test_metadata *_metadata, const char *dir)
@@ -1872,6 +1870,20 @@ static int mount_memcg(const char *mnt)
 	return -errno;
 }
 
+/* Groups of memory there are, those that are gone and still pay included. */
+static int nr_memcgs(struct __test_metadata *_metadata)
+{
+	char text[4096], *line;
+	int nr;
+
+	write_text("/proc/sys/vm/drop_caches", "3");
+	ASSERT_EQ(0, read_text("/proc/cgroups", text, sizeof(text)));
+	line = strstr(text, "memory");
+	ASSERT_NE(NULL, line);
+	ASSERT_EQ(1, sscanf(line, "memory %*d %d", &nr));
+	return nr;
+}
+
 FIXTURE_SETUP(moves)
 {
 	snprintf(self->mnt, MAX_PATH, "/tmp/memory.%d", getpid());
@@ -1879,7 +1891,6 @@ FIXTURE_SETUP(moves)
 	ASSERT_EQ(0, mount_memcg(self->mnt)) {
 		TH_LOG("%s (CONFIG_MEMCG_V1?)", strerror(errno));
 	}
-	self->mounted = true;
 	for (int i = 0; i < 2; i++) {
 		ASSERT_GT(MAX_PATH, snprintf(self->dir[i], MAX_PATH, "%s/%d",
 					     self->mnt, i));
@@ -1889,28 +1900,29 @@ FIXTURE_SETUP(moves)
 					  "memory.move_charge_at_immigrate",
 					  "3"));
 	}
-	ASSERT_EQ(0, cgroup_write(self->dir[0], "cgroup.procs", "0"));
-	trio_begin(_metadata, &self->t);
 }
 
 FIXTURE_TEARDOWN(moves)
 {
-	trio_end(_metadata, &self->t);
-	if (self->mounted) {
-		EXPECT_EQ(0, cgroup_write(self->mnt, "cgroup.procs", "0"));
-		for (int i = 0; i < 2; i++)
-			EXPECT_EQ(0, rmdir(self->dir[i]));
-		EXPECT_EQ(0, umount(self->mnt));
-	}
-	rmdir(self->mnt);
+	for (int i = 0; i < 2; i++)
+		EXPECT_EQ(0, rmdir(self->dir[i]));
+	EXPECT_TRUE(WAIT_FOR(nr_memcgs(_metadata) == 1));
+	EXPECT_EQ(0, umount(self->mnt));
+	EXPECT_EQ(0, rmdir(self->mnt));
+	/* Others want it back. */
+	EXPECT_TRUE(WAIT_FOR(!cgroup_write(CGROUP, "cgroup.subtree_control",
+					   "+memory")));
 }
 
-TEST_F(moves, charge)
+static void move_charges(struct __test_metadata *_metadata,
+			 FIXTURE_DATA(moves) *self)
 {
-	struct trio *t = &self->t;
+	struct trio trio = {}, *t = &trio;
 	unsigned char *map[2];
 	long before;
 
+	ASSERT_EQ(0, cgroup_write(self->dir[0], "cgroup.procs", "0"));
+	trio_begin(_metadata, t);
 	/* Pages that are in the page table, and pages that are not */
 	map[0] = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
 	map[1] = file_map(_metadata, &t->b, PROT_READ, MAP_SHARED);
@@ -1927,10 +1939,21 @@ TEST_F(moves, charge)
 	write_both_ways(_metadata, t, map[0]);
 	file_unmap(&t->a, map[0]);
 	file_unmap(&t->b, map[1]);
-	for (int i = 0; i < 2; i++)
-		ASSERT_EQ(0, cgroup_write(self->dir[i], "memory.force_empty",
-					  "0"));
 	check_trio(t);
+	trio_end(_metadata, t);
+}
+
+/* By a process of its own, which leaves no memory in them. */
+TEST_F(moves, charge)
+{
+	pid_t pid = fork();
+
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		move_charges(_metadata, self);
+		_exit(_metadata->exit_code);
+	}
+	reap(_metadata, pid);
 }
 
 /* ---- what somebody without privileges can tell ---- */
