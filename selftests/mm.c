@@ -1870,22 +1870,14 @@ static int mount_memcg(const char *mnt)
 	return -errno;
 }
 
-/* Groups of memory there are, those that are gone and still pay included. */
-static int nr_memcgs(struct __test_metadata *_metadata)
-{
-	char text[4096], *line;
-	int nr;
-
-	write_text("/proc/sys/vm/drop_caches", "3");
-	ASSERT_EQ(0, read_text("/proc/cgroups", text, sizeof(text)));
-	line = strstr(text, "memory");
-	ASSERT_NE(NULL, line);
-	ASSERT_EQ(1, sscanf(line, "memory %*d %d", &nr));
-	return nr;
-}
-
+/*
+ * The controller does not come back as long as anything is charged that was in
+ * use then, so no test that comes later would find it.
+ */
 FIXTURE_SETUP(moves)
 {
+	if (!number_from_env("KSM_EXT_MEMCG_V1", 0))
+		SKIP(return, "for a guest of its own: KSM_EXT_MEMCG_V1=1");
 	snprintf(self->mnt, MAX_PATH, "/tmp/memory.%d", getpid());
 	ASSERT_EQ(0, mkdir(self->mnt, 0755));
 	ASSERT_EQ(0, mount_memcg(self->mnt)) {
@@ -1906,12 +1898,8 @@ FIXTURE_TEARDOWN(moves)
 {
 	for (int i = 0; i < 2; i++)
 		EXPECT_EQ(0, rmdir(self->dir[i]));
-	EXPECT_TRUE(WAIT_FOR(nr_memcgs(_metadata) == 1));
 	EXPECT_EQ(0, umount(self->mnt));
 	EXPECT_EQ(0, rmdir(self->mnt));
-	/* Others want it back. */
-	EXPECT_TRUE(WAIT_FOR(!cgroup_write(CGROUP, "cgroup.subtree_control",
-					   "+memory")));
 }
 
 static void move_charges(struct __test_metadata *_metadata,
