@@ -418,27 +418,6 @@ static void op_remove(struct twin *t, const struct op *op)
 	changed(t, f, from, NULL, inside(f, from, len), f->f.size, ok);
 }
 
-enum { PROTECT, PROTECT_NOT };
-
-/* Writes through the kept mapping are watched; they do not wait. */
-static void op_protect(struct twin *t, const struct op *op)
-{
-	struct twin_file *f = file_of(t, op);
-	size_t from = op->off & -PAGE, len = inside(f, op->off, op->len);
-	struct uffdio_register reg = {
-		.range = { (uintptr_t)f->map, MAX_SIZE },
-		.mode = UFFDIO_REGISTER_MODE_WP,
-	};
-	struct uffdio_writeprotect wp = {
-		.range = { (uintptr_t)f->map + from,
-			   page_end(op->off + len) - from },
-		.mode = op->way == PROTECT ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
-	};
-
-	if (len && done(t, "register", ioctl(t->uffd, UFFDIO_REGISTER, &reg)))
-		done(t, "protect", ioctl(t->uffd, UFFDIO_WRITEPROTECT, &wp));
-}
-
 enum { PIN, PIN_FAST, PIN_CHECK, PIN_END };
 
 /* Pages are held to be read, as long as other operations go on. */
@@ -1173,7 +1152,6 @@ static const struct operation {
 	    "willneed", "soft-offline" } },
 	{ "remove", op_remove, 1, REMOVES | CHANGES, { "range" } },
 	{ "lock", op_lock, 2, MAY_FAIL, { "all", "on-fault", "unlock" } },
-	{ "protect", op_protect, 2, MAY_FAIL, { "on", "off" } },
 	{ "pin", op_pin, 4, MAY_FAIL | ALONE,
 	  { "hold", "hold-fast", "check", "end" } },
 	{ "fork", op_fork, 1, CHANGES, { "check", "store" } },
