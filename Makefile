@@ -195,7 +195,7 @@ deb:	## Debian packages of all that and of the kernel (KCONFIG=)
 	@ls $B/deb/*.deb
 
 .PHONY: deb-check
-deb-check: deb
+deb-check: deb $(ksmx_objects)
 deb-check:	## install them into Debian 12, boot that, use the service
 	@selftests/deb/run $B/deb
 
