@@ -105,6 +105,30 @@ TEST_F(large, whole)
 	check_disk(&self->b);
 }
 
+/* Who shared with a page that moves to another root moves, too. */
+TEST_F(large, two_roots)
+{
+	struct file *a = &self->a, c, d;
+
+	halves(_metadata, &c, self->dir, "c", NR);
+	halves(_metadata, &d, self->dir, "d", NR);
+	merge_all(a, &self->b);
+	merge_all(&c, &d);
+	EXPECT_COUNTER("pages_shared", 2 * NPAGES);
+	merge_all(a, &c);
+	check_totals(4 * NPAGES);
+	EXPECT_COUNTER("pages_shared", NPAGES);
+	check_shared(0, NPAGES);
+	EXPECT_SHARED(a, NR + 1, &d, NR + 1);
+	EXPECT_LARGE(&d, 0, true);
+	store(_metadata, &d, PAGE, self->junk, PAGE);
+	check_file(&c);
+	check_file(&d);
+	file_close(&c);
+	file_close(&d);
+	check_shared(0, NPAGES);
+}
+
 /* Every page at its place, however one looks: odd reads, fault-around. */
 TEST_F(large, places)
 {

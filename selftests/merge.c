@@ -269,8 +269,8 @@ TEST_F(merge, two_roots)
 	check_totals(4 * NPAGES);
 	EXPECT_COUNTER("pages_shared", 2 * NPAGES);
 	EXPECT_APART(b, HIT, &c, HIT);
+	/* @d goes along. */
 	merge_all(a, &c);
-	merge_all(a, &d);
 	check_totals(4 * NPAGES);
 	EXPECT_COUNTER("pages_shared", NPAGES);
 	for (size_t i = 0; i < NPAGES; i++) {
@@ -278,6 +278,40 @@ TEST_F(merge, two_roots)
 		EXPECT_SHARED(a, i, &c, i);
 		EXPECT_SHARED(a, i, &d, i);
 	}
+	check_file(a);
+	check_file(b);
+	check_file(&c);
+	check_file(&d);
+	file_close(&c);
+	file_close(&d);
+}
+
+/* Who shares with a page that moves goes along only if all may. */
+TEST_F(merge, two_roots_left)
+{
+	struct file *a = &self->a, *b = &self->b, c, d;
+
+	SKIP_IF_CONTROL();
+	file_create(_metadata, &c, self->dir, "c", SIZE, 1);
+	file_create(_metadata, &d, self->dir, "d", SIZE, 1);
+	merge_all(a, b);
+	merge_all(&c, &d);
+
+	/* There is no room. */
+	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "max_page_sharing", "3"));
+	EXPECT_EQ(1, merge_pages(_metadata, a, 0, &c, 0, 1));
+	EXPECT_SHARED(a, 0, &c, 0);
+	EXPECT_APART(a, 0, &d, 0);
+	ASSERT_EQ(0, write_text(KSM_EXT_SYSFS "max_page_sharing", "256"));
+
+	/* It is of another domain by now. */
+	set_domain(_metadata, &d, 9);
+	EXPECT_EQ(1, merge_pages(_metadata, a, 1, &c, 1, 1));
+	EXPECT_SHARED(a, 1, &c, 1);
+	EXPECT_APART(a, 1, &d, 1);
+
+	check_totals(4 * NPAGES);
+	EXPECT_COUNTER("pages_shared", 2 * NPAGES);
 	check_file(a);
 	check_file(b);
 	check_file(&c);

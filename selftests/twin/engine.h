@@ -27,6 +27,7 @@
 #include "../ksm_ext_test.h"
 /* Of the kernel tree */
 #include "../../../mm/gup_test.h"
+#include "../../include/uapi/linux/userfaultfd.h"
 
 #define NFILES		4
 #define MAX_PAGES	32
@@ -112,6 +113,7 @@ struct twin {
 	int pipe[2], tee[2], held[2];
 	struct io_uring ring;
 	io_context_t aio;
+	int uffd;
 	int gup;		/* the driver that pins pages */
 	struct twin_file *pinned;	/* whose pages it holds, or NULL */
 	size_t pin_off, pin_len;
@@ -669,6 +671,10 @@ static void twin_begin(struct __test_metadata *_metadata, struct twin *t,
 		       const char *dir)
 {
 	const size_t slots = 3 * NFILES + 1;
+	struct uffdio_api api = {
+		.api = UFFD_API,
+		.features = UFFD_FEATURE_WP_ASYNC,
+	};
 	unsigned char *slot;
 
 	t->_metadata = _metadata;
@@ -715,6 +721,11 @@ static void twin_begin(struct __test_metadata *_metadata, struct twin *t,
 	}
 	ASSERT_EQ(0, ring_begin(t));
 	ASSERT_EQ(0, io_setup(4, &t->aio));
+	t->uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
+	ASSERT_LE(0, t->uffd) TH_LOG("%s", strerror(errno));
+	ASSERT_EQ(0, ioctl(t->uffd, UFFDIO_API, &api)) {
+		TH_LOG("%s", strerror(errno));
+	}
 	t->gup = open("/sys/kernel/debug/gup_test", O_RDWR);
 	ASSERT_LE(0, t->gup) TH_LOG("%s", strerror(errno));
 }
@@ -723,6 +734,7 @@ static void twin_end(struct twin *t)
 {
 	io_destroy(t->aio);
 	io_uring_queue_exit(&t->ring);
+	close(t->uffd);
 	close(t->gup);
 	for (int i = 0; i < NFILES; i++)
 		free(t->files[i].mine);

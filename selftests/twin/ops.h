@@ -418,6 +418,40 @@ static void op_remove(struct twin *t, const struct op *op)
 	changed(t, f, from, NULL, inside(f, from, len), f->f.size, ok);
 }
 
+enum { PROTECT, PROTECT_NOT };
+
+static int unprotect(struct twin *t, struct twin_file *f)
+{
+	struct uffdio_range all = { (uintptr_t)f->map, MAX_SIZE };
+
+	return ioctl(t->uffd, UFFDIO_UNREGISTER, &all);
+}
+
+/*
+ * Writes through the kept mapping are watched; they do not wait.  Linux 6.12
+ * faults for ever where a mapping is locked, too, and the page was dropped from
+ * the cache: so a mapping is the one or the other.
+ */
+static void op_protect(struct twin *t, const struct op *op)
+{
+	struct twin_file *f = file_of(t, op);
+	size_t from = op->off & -PAGE, len = inside(f, op->off, op->len);
+	struct uffdio_register reg = {
+		.range = { (uintptr_t)f->map, MAX_SIZE },
+		.mode = UFFDIO_REGISTER_MODE_WP,
+	};
+	struct uffdio_writeprotect wp = {
+		.range = { (uintptr_t)f->map + from,
+			   page_end(op->off + len) - from },
+		.mode = op->way == PROTECT ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
+	};
+
+	if (!len || !done(t, "munlock", munlock(f->map, MAX_SIZE)))
+		return;
+	if (done(t, "register", ioctl(t->uffd, UFFDIO_REGISTER, &reg)))
+		done(t, "protect", ioctl(t->uffd, UFFDIO_WRITEPROTECT, &wp));
+}
+
 enum { PIN, PIN_FAST, PIN_CHECK, PIN_END };
 
 /* Pages are held to be read, as long as other operations go on. */
@@ -465,7 +499,7 @@ static void op_lock(struct twin *t, const struct op *op)
 	size_t from = op->off & -PAGE, len = inside(f, op->off, op->len);
 	int ret;
 
-	if (!len)
+	if (!len || !done(t, "unregister", unprotect(t, f)))
 		return;
 	len = page_end(op->off + len) - from;
 	switch (op->way) {
@@ -1152,6 +1186,7 @@ static const struct operation {
 	    "willneed", "soft-offline" } },
 	{ "remove", op_remove, 1, REMOVES | CHANGES, { "range" } },
 	{ "lock", op_lock, 2, MAY_FAIL, { "all", "on-fault", "unlock" } },
+	{ "protect", op_protect, 2, MAY_FAIL | ALONE, { "on", "off" } },
 	{ "pin", op_pin, 4, MAY_FAIL | ALONE,
 	  { "hold", "hold-fast", "check", "end" } },
 	{ "fork", op_fork, 1, CHANGES, { "check", "store" } },
