@@ -31,7 +31,8 @@ const struct argp_option common_options[] = {
 #define SET_OPTION							\
 	{ "set", 's', "NAME=NUMBER", 0,					\
 	  "Set a tunable of the policy, the size of a map "		\
-	  "(MAP.max_entries), or a knob of the kernel (kernel.KNOB)", 0 }
+	  "(MAP.max_entries), a number in one (MAP[KEY].MEMBER), or a "	\
+	  "knob of the kernel (kernel.KNOB)", 0 }
 
 static const struct argp_option set_options[] = {
 	SET_OPTION,

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Entries of the maps of the policy in charge: structs of numbers, understood
- * by their BTF.
+ * Entries of the maps of a policy: structs of numbers, understood by their BTF.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -65,15 +64,17 @@ static int entry_read(struct entry *e, const char *map, __u64 key)
 }
 
 /*
- * Opens the entry with this key; its data is zero if there is none yet.
+ * Opens the entry with this key; its data is zero if there is none yet.  The map
+ * is that of a policy which is loaded or, with NULL, of the one in charge.
  * Return: 0, -EINVAL for maps of another kind, or another negative errno.
  */
-int entry_open(struct entry *e, const char *map, __u64 key)
+int entry_open(struct entry *e, const struct policy *policy, const char *map,
+	       __u64 key)
 {
 	int err;
 
 	memset(e, 0, sizeof(*e));
-	e->map = pinned_map(map);
+	e->map = policy ? policy_map(policy, map) : pinned_map(map);
 	if (e->map < 0)
 		return -errno;
 	err = entry_read(e, map, key);
@@ -113,7 +114,7 @@ cJSON *read_entry(const char *map)
 	cJSON *object;
 	int i;
 
-	if (entry_open(&e, map, 0))
+	if (entry_open(&e, NULL, map, 0))
 		return NULL;
 	object = cJSON_CreateObject();
 	for (i = 0; i < btf_vlen(e.type); i++) {

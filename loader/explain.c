@@ -100,7 +100,7 @@ static bool was_looked_into(__u64 id)
 	struct entry e;
 	bool found;
 
-	if (entry_open(&e, "files", id))
+	if (entry_open(&e, NULL, "files", id))
 		return true;
 	found = e.exists;
 	entry_close(&e);

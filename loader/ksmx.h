@@ -134,6 +134,7 @@ void policy_dirs(char dirs[NR_POLICY_DIRS][PATH_MAX]);
 int policy_open_path(struct policy *policy);
 int policy_open(const char *name, struct policy *policy);
 int policy_set(const struct policy *policy, const char *setting);
+int policy_map(const struct policy *policy, const char *name);
 cJSON *policy_tunables(const struct policy *policy);
 const char *policy_about(const struct policy *policy);
 const char *policy_name(const struct policy *policy);
@@ -158,7 +159,7 @@ int knob_set(const char *setting);
 int knobs_write(void);
 void knobs_restore(void);
 
-/* An entry of a map of the policy in charge. */
+/* An entry of a map of a policy. */
 struct entry {
 	char *name;		/* of the map */
 	int map;
@@ -173,12 +174,17 @@ struct entry {
 /* entries.c: what is in such maps */
 int map_value_type(int map, struct bpf_map_info *info, struct btf **btf,
 		   const struct btf_type **type);
-int entry_open(struct entry *e, const char *map, __u64 key);
+int entry_open(struct entry *e, const struct policy *policy, const char *map,
+	       __u64 key);
 void entry_close(struct entry *e);
 int entry_write(const struct entry *e);
 void entry_restore(const struct entry *e);
 cJSON *read_entry(const char *map);
 bool is_dry_run(void);
+
+/* tunables.c: what can be set in maps */
+bool is_entry(const char *setting);
+int entries_set(const struct policy *policy);
 
 /* load.c: who is in charge */
 const char *pinned_dir(void);

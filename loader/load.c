@@ -282,6 +282,7 @@ static int prepare(const char *name, struct policy *policy)
 	ret = check_layout(policy);
 	for (i = 0; i < options.nr_sets && !ret; i++)
 		ret = is_knob(options.sets[i]) ? knob_set(options.sets[i]) :
+		      is_entry(options.sets[i]) ? KSMX_OK :
 			policy_set(policy, options.sets[i]);
 	if (ret)
 		goto close;
@@ -291,6 +292,9 @@ static int prepare(const char *name, struct policy *policy)
 		ret = fail_load(policy, err);
 		goto close;
 	}
+	ret = entries_set(policy);
+	if (ret)
+		goto close;
 	err = bpf_object__pin_maps(policy->obj, PIN_MAPS_NEW);
 	if (!err)
 		return KSMX_OK;

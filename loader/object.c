@@ -3,6 +3,7 @@
  * Policies as files: where they are, what is in them.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -299,6 +300,18 @@ int policy_set(const struct policy *policy, const char *setting)
 	return fail(KSMX_USAGE,
 		    "--set: no tunable '%s' in %s: ksm_ext-policies(7) lists them",
 		    name, policy->path);
+}
+
+/* A map of a policy that is loaded.  Return: a descriptor, or -1. */
+int policy_map(const struct policy *policy, const char *name)
+{
+	int fd = bpf_object__find_map_fd_by_name(policy->obj, name);
+
+	if (fd < 0) {
+		errno = -fd;
+		return -1;
+	}
+	return fcntl(fd, F_DUPFD_CLOEXEC, 0);
 }
 
 /* The name that the kernel will know the policy by. */

@@ -125,7 +125,8 @@ static int parse_place(char *name, const char **map, __u64 *key,
 }
 
 /* The entry, with what has been set in it so far.  Return: as entry_open(). */
-static int find_entry(const char *map, __u64 key, struct entry **entry)
+static int find_entry(const struct policy *policy, const char *map, __u64 key,
+		      struct entry **entry)
 {
 	size_t i;
 	int err;
@@ -136,25 +137,29 @@ static int find_entry(const char *map, __u64 key, struct entry **entry)
 			return 0;
 	}
 	*entry = &entries[nr_entries];
-	err = entry_open(*entry, map, key);
+	err = entry_open(*entry, policy, map, key);
 	if (!err)
 		nr_entries++;
 	return err;
 }
 
-static int fail_entry(const char *name, const char *map, int err)
+static int fail_entry(const struct policy *policy, const char *name,
+		      const char *map, int err)
 {
 	if (err != -ENOENT && err != -EINVAL && err != -ERANGE)
 		return fail(KSMX_FAILED, "cannot read the map '%s': %s", map,
 			    strerror(-err));
 	if (map != name)
 		return fail_unknown(name);
-	return fail(KSMX_USAGE,
-		    "no map '%s' with such keys: see " PIN_MAPS, map);
+	return fail(KSMX_USAGE, "no map '%s' with such keys: see %s", map,
+		    policy ? "ksm_ext-policies(7)" : PIN_MAPS);
 }
 
-/* Takes note of NAME=NUMBER or MAP[KEY].MEMBER=NUMBER for write_all(). */
-static int set_entry(const char *setting)
+/*
+ * Takes note of NAME=NUMBER or MAP[KEY].MEMBER=NUMBER for write_all(), in a
+ * policy that is loaded or, with NULL, in the one in charge.
+ */
+static int set_entry(const struct policy *policy, const char *setting)
 {
 	const char *value, *map, *member;
 	char name[PATH_MAX + 128];
@@ -164,14 +169,13 @@ static int set_entry(const char *setting)
 	__u32 id;
 	int ret;
 
-	ret = check_loaded() ?:
-	      parse_setting(setting, name, sizeof(name), &value) ?:
+	ret = parse_setting(setting, name, sizeof(name), &value) ?:
 	      parse_place(name, &map, &key, &member);
 	if (ret)
 		return ret;
-	ret = find_entry(map, key, &e);
+	ret = find_entry(policy, map, key, &e);
 	if (ret)
-		return fail_entry(name, map, ret);
+		return fail_entry(policy, name, map, ret);
 	id = find_member(e->btf, e->type, member, &offset);
 	if (!id && map != name)
 		return fail_unknown(member);
@@ -225,21 +229,57 @@ static int show_all(int argc, char **argv)
 	return KSMX_OK;
 }
 
+static int begin_entries(size_t nr)
+{
+	entries = calloc(nr + 1, sizeof(*entries));
+	return entries ? KSMX_OK : fail(KSMX_FAILED, "out of memory");
+}
+
+static void end_entries(void)
+{
+	while (nr_entries)
+		entry_close(&entries[--nr_entries]);
+	free(entries);
+}
+
+/* Is this MAP[KEY].MEMBER=NUMBER? */
+bool is_entry(const char *setting)
+{
+	return strchr(setting, '[');
+}
+
+/* Obeys --set MAP[KEY].MEMBER=NUMBER for a policy that is not in charge yet. */
+int entries_set(const struct policy *policy)
+{
+	int ret = begin_entries(options.nr_sets);
+	size_t i;
+	int err;
+
+	for (i = 0; i < options.nr_sets && !ret; i++)
+		if (is_entry(options.sets[i]))
+			ret = set_entry(policy, options.sets[i]);
+	for (i = 0; i < nr_entries && !ret; i++) {
+		err = entry_write(&entries[i]);
+		if (err)
+			ret = fail(KSMX_FAILED, "cannot change the map '%s': %s",
+				   entries[i].name, strerror(-err));
+	}
+	end_entries();
+	return ret;
+}
+
 int cmd_set(int argc, char **argv)
 {
 	int i, ret;
 
 	ret = check_pins() ?: argc ? 0 : check_loaded();
+	ret = ret ?: begin_entries(argc);
 	if (ret)
 		return ret;
-	entries = calloc(argc + 1, sizeof(*entries));
-	if (!entries)
-		return fail(KSMX_FAILED, "out of memory");
 	for (i = 0; i < argc && !ret; i++)
-		ret = is_knob(argv[i]) ? knob_set(argv[i]) : set_entry(argv[i]);
+		ret = is_knob(argv[i]) ? knob_set(argv[i]) :
+		      check_loaded() ?: set_entry(NULL, argv[i]);
 	ret = ret ?: write_all();
-	while (nr_entries)
-		entry_close(&entries[--nr_entries]);
-	free(entries);
+	end_entries();
 	return ret ?: show_all(argc, argv);
 }

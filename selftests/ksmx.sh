@@ -671,7 +671,7 @@ test_knobs_at_load()
 }
 
 budgets() { bpftool -j map dump pinned $pins/maps/budgets | jq -c \
-	'[.[].formatted | [.key, .value.max_merged, .value.max_work]]'; }
+	'[.[].formatted | [.key, .value.max_merged, .value.max_work]] | sort'; }
 
 # Entries of other maps, by number or cgroup
 test_entries()
@@ -708,6 +708,18 @@ test_entries()
 	same budgets "$(budgets)" "[[$id,10000,16]]"
 	same idle_ms "$(tunable idle_ms)" 500
 	same thrash_pages "$(knob thrash_pages)" 1024
+
+	# From the start, or not at all
+	expect 0 'swapped to cgroup' ksmx swap cgroup \
+		--set "budgets[$group].max_work=7" \
+		--set "budgets[1].max_merged=9" --set "budgets[$id].max_merged=8"
+	same budgets "$(budgets)" "[[1,9,0],[$id,8,7]]"
+	expect 2 "no map 'nosuch'" ksmx swap cgroup --set 'nosuch[1].max_work=1'
+	expect 2 "have no 'nosuch'" ksmx swap cgroup --set 'budgets[1].nosuch=1'
+	expect 1 "cannot change the map 'budgets'" ksmx swap cgroup \
+		--set budgets.max_entries=1 --set 'budgets[1].max_work=1' \
+		--set 'budgets[2].max_work=1'
+	same budgets "$(budgets)" "[[1,9,0],[$id,8,7]]"
 	rmdir $group
 }
 
