@@ -424,7 +424,9 @@ static int unprotect(struct twin *t, struct twin_file *f)
 {
 	struct uffdio_range all = { (uintptr_t)f->map, MAX_SIZE };
 
-	return ioctl(t->uffd, UFFDIO_UNREGISTER, &all);
+	/* EINVAL: it is not registered. */
+	return ioctl(t->uffd, UFFDIO_UNREGISTER, &all) && errno != EINVAL ? -1 :
+									    0;
 }
 
 /*
