@@ -460,6 +460,7 @@ test_explain_ineligible()
 
 	mkdir "$work/tree"
 	head -c 8192 /dev/urandom >"$work/tree/file"
+	sync
 	mkfs.erofs "$work/image" "$work/tree" >/dev/null 2>&1
 	# Which all may write, so that it is in no domain
 	chmod 666 "$work/image"
