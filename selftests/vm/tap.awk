@@ -1,19 +1,33 @@
 # SPDX-License-Identifier: GPL-2.0
 #
-# Joins the TAP of many programs into one, with the totals on the last line.
+# Joins the TAP of many programs into one, with the totals on the last line, and
+# what failed, with its last words, before that: the first places to look at.
 # Between the programs' lines it expects:
 #   @run LABEL	what follows runs there
 #   @program NAME	what follows is a program's output
 #   @exit STATUS	end of the program's output
 #   @end STATUS	end of the run
 
-function result(ok, text)
+function result(ok, text,	i)
 {
 	printf "%s %d %s\n", ok ? "ok" : "not ok", ++total, text
-	if (ok)
+	if (ok) {
 		passed++
-	else
+	} else {
 		failed++
+		repeat = repeat "# " text "\n"
+		for (i = nsaid > 60 ? nsaid - 60 : 0; i < nsaid; i++)
+			repeat = repeat "#   " said[i % 60] "\n"
+	}
+	nsaid = 0
+	fflush()
+}
+
+# A line that belongs to no test yet; the next result makes it one's last words.
+function say(line)
+{
+	print "# " line
+	said[nsaid++ % 60] = line
 	fflush()
 }
 
@@ -30,7 +44,7 @@ function program_end(status)
 BEGIN { print "TAP version 13" }
 { sub(/\r$/, "") }
 /^@run / { label = substr($0, 6); program = ""; next }
-/^@program / { program = $2; plan = seen = bad = 0; next }
+/^@program / { nsaid = 0; program = $2; plan = seen = bad = 0; next }
 /^@exit / { program_end($2); next }
 /^@end / {
 	if (program != "")
@@ -43,6 +57,7 @@ BEGIN { print "TAP version 13" }
 /^ok / && /# SKIP/ {
 	seen++
 	skipped++
+	nsaid = 0
 	sub(/^ok [0-9]+ /, "")
 	print "ok " ++total " " label ": " program ": " $0
 	next
@@ -55,12 +70,14 @@ BEGIN { print "TAP version 13" }
 	result(ok, label ": " program ": " $0)
 	next
 }
-{ print "# " $0; fflush() }
+{ say($0) }
 
 END {
 	print "1.." total
 	if (skipped)
 		print "# " skipped " skipped"
+	if (failed)
+		printf "# What failed:\n%s", repeat
 	printf "%d passed, %d failed\n", passed, failed
 	exit failed || !passed
 }
