@@ -248,6 +248,17 @@ bool is_entry(const char *setting)
 	return strchr(setting, '[');
 }
 
+/* When a policy begins, it copies its constants to its tunables. */
+static int check_lasts(const char *setting)
+{
+	if (strncmp(setting, "tunables[", strlen("tunables[")))
+		return KSMX_OK;
+	return fail(KSMX_USAGE,
+		    "--set %s: give tunables by their names alone, as in --set %s",
+		    setting, strrchr(setting, '.') ? strrchr(setting, '.') + 1 :
+						     "idle_ms=500");
+}
+
 /* Obeys --set MAP[KEY].MEMBER=NUMBER for a policy that is not in charge yet. */
 int entries_set(const struct policy *policy)
 {
@@ -257,7 +268,8 @@ int entries_set(const struct policy *policy)
 
 	for (i = 0; i < options.nr_sets && !ret; i++)
 		if (is_entry(options.sets[i]))
-			ret = set_entry(policy, options.sets[i]);
+			ret = check_lasts(options.sets[i]) ?:
+			      set_entry(policy, options.sets[i]);
 	for (i = 0; i < nr_entries && !ret; i++) {
 		err = entry_write(&entries[i]);
 		if (err)

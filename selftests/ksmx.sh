@@ -459,8 +459,10 @@ test_explain_ineligible()
 	done
 
 	mkdir "$work/tree"
-	head -c 8192 /dev/urandom >"$work/tree/file"
+	# One page is a folio alone in all three; dirty ones are not merged.
+	head -c 4096 /dev/urandom >"$work/tree/file"
 	mkfs.erofs "$work/image" "$work/tree" >/dev/null 2>&1
+	sync
 	mount -o loop -t erofs "$work/image" "$work/erofs" || wrong "no erofs"
 	cat "$work/erofs/file" >/dev/null
 	# With the file that it was made of, and with the image
@@ -715,6 +717,8 @@ test_entries()
 		--set "budgets[1].max_merged=9" --set "budgets[$id].max_merged=8"
 	same budgets "$(budgets)" "[[1,9,0],[$id,8,7]]"
 	expect 2 "no map 'nosuch'" ksmx swap cgroup --set 'nosuch[1].max_work=1'
+	expect 2 'as in --set idle_ms=9$' ksmx swap cgroup \
+		--set 'tunables[0].idle_ms=9'
 	expect 2 "have no 'nosuch'" ksmx swap cgroup --set 'budgets[1].nosuch=1'
 	expect 1 "cannot change the map 'budgets'" ksmx swap cgroup \
 		--set budgets.max_entries=1 --set 'budgets[1].max_work=1' \

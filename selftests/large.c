@@ -129,6 +129,35 @@ TEST_F(large, two_roots)
 	check_shared(0, NPAGES);
 }
 
+/* But for a folio of which somebody has a part locked into memory. */
+TEST_F(large, two_roots_mlocked)
+{
+	struct file *a = &self->a, c, d;
+	unsigned char *map;
+
+	SKIP_IF_CONTROL();
+	halves(_metadata, &c, self->dir, "c", NR);
+	halves(_metadata, &d, self->dir, "d", NR);
+	merge_all(a, &self->b);
+	merge_all(&c, &d);
+	map = file_map(_metadata, &d, PROT_READ, MAP_SHARED);
+	check_map(&d, map);
+	ASSERT_EQ(0, mlock2(map + 3 * PAGE, PAGE, MLOCK_ONFAULT));
+	EXPECT_SHARED(&c, 3, &d, 3);
+	merge_all(a, &c);
+	check_totals(4 * NPAGES);
+	EXPECT_APART(a, 3, &d, 3);
+	EXPECT_SHARED(a, NR + 1, &d, NR + 1);
+	check_map(&d, map);
+	ASSERT_EQ(0, munlock(map + 3 * PAGE, PAGE));
+	merge_all(a, &d);
+	EXPECT_SHARED(a, 3, &d, 3);
+	check_map(&d, map);
+	file_unmap(&d, map);
+	file_close(&c);
+	file_close(&d);
+}
+
 /* Every page at its place, however one looks: odd reads, fault-around. */
 TEST_F(large, places)
 {
