@@ -5,6 +5,7 @@
  */
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <linux/capability.h>
@@ -754,9 +755,11 @@ TEST_F(policy, quits_in_broken)
 /* One loads and unloads what the other one swaps, and all fail at times. */
 struct swapper {
 	struct policies *skel;
-	struct bpf_link *_Atomic *link;
+	struct bpf_map *others[4];
+	pthread_mutex_t lock;
+	int fd;			/* of the link, or -1 */
 	atomic_bool stop;
-	unsigned long loaded, swapped;
+	atomic_ulong loaded, swapped, tries;
 	int err;
 };
 
@@ -765,6 +768,7 @@ static void *load_and_unload(void *arg)
 	struct swapper *s = arg;
 
 	while (!s->stop && !s->err) {
+		unsigned long tries = s->tries;
 		struct bpf_link *link;
 
 		link = bpf_map__attach_struct_ops(s->loaded % 4 ?
@@ -777,14 +781,29 @@ static void *load_and_unload(void *arg)
 			continue;
 		}
 		s->loaded++;
-		*s->link = link;
-		usleep(2000);
-		*s->link = NULL;
-		/* the swapper may be using it */
-		usleep(20000);
+		pthread_mutex_lock(&s->lock);
+		s->fd = bpf_link__fd(link);
+		pthread_mutex_unlock(&s->lock);
+		while (s->tries < tries + 2 && !s->stop && !s->err)
+			sched_yield();
+		pthread_mutex_lock(&s->lock);
+		s->fd = -1;
+		pthread_mutex_unlock(&s->lock);
 		bpf_link__destroy(link);
 	}
 	return NULL;
+}
+
+/* A descriptor of its own keeps the link from going while it is swapped. */
+static int borrow_link(struct swapper *s)
+{
+	int fd = -1;
+
+	pthread_mutex_lock(&s->lock);
+	if (s->fd >= 0)
+		fd = dup(s->fd);
+	pthread_mutex_unlock(&s->lock);
+	return fd;
 }
 
 static void *swap(void *arg)
@@ -792,16 +811,14 @@ static void *swap(void *arg)
 	struct swapper *s = arg;
 
 	for (unsigned int i = 0; !s->stop && !s->err; i++) {
-		struct bpf_map *maps[] = {
-			s->skel->maps.churn_b, s->skel->maps.failing,
-			s->skel->maps.refusing, s->skel->maps.looping,
-		};
-		struct bpf_link *link = *s->link;
-		int err;
+		struct bpf_map *map = s->others[i % ARRAY_SIZE(s->others)];
+		int fd = borrow_link(s), err;
 
-		if (!link)
+		if (fd < 0)
 			continue;
-		err = bpf_link__update_map(link, maps[i % ARRAY_SIZE(maps)]);
+		err = bpf_link_update(fd, bpf_map__fd(map), NULL);
+		close(fd);
+		s->tries++;
 		switch (-err) {
 		case 0:
 			s->swapped++;
@@ -819,9 +836,20 @@ static void *swap(void *arg)
 
 TEST_F(policy, swap_and_reload)
 {
-	struct bpf_link *_Atomic link = NULL;
-	struct swapper s = { .skel = self->skel, .link = &link };
+	struct swapper s = {
+		.skel = self->skel,
+		.others = {
+			self->skel->maps.churn_b, self->skel->maps.failing,
+			self->skel->maps.refusing, self->skel->maps.looping,
+		},
+		.lock = PTHREAD_MUTEX_INITIALIZER,
+		.fd = -1,
+	};
 	pthread_t threads[2];
+
+	/* Attached once, if in vain, they can be swapped to. */
+	for (size_t i = 0; i < ARRAY_SIZE(s.others); i++)
+		bpf_link__destroy(bpf_map__attach_struct_ops(s.others[i]));
 
 	ASSERT_EQ(0, pthread_create(&threads[0], NULL, load_and_unload, &s));
 	ASSERT_EQ(0, pthread_create(&threads[1], NULL, swap, &s));

@@ -40,6 +40,7 @@ __s64 found_by_fd, found_by_ino;
 __s32 stat_ret, info_ret, path_ret;
 
 __s32 fresh_ret;		/* of somebody who may not take them */
+__u64 deaf_scans;
 __u32 pressure;
 __s64 mergeable;		/* pages that a dry run found */
 
@@ -134,6 +135,7 @@ SEC("struct_ops.s/scan")
 s32 BPF_PROG(deaf_scan, const struct ksm_ext_scan_ctx *slice)
 {
 	fresh_ret = walk_fresh();
+	deaf_scans++;
 	return 60 * 60 * 1000;
 }
 
