@@ -87,7 +87,8 @@ extern int ksm_ext_file_name(u64 file, char *buf, u32 buf__sz) __ksym;
  * @hashes__sz:	size of @hashes in bytes: 8 for each of 1..KSM_EXT_MAX_RUN pages
  *
  * A hash is a hint, never a proof: merging compares all bytes.  A page that is
- * shared already has the hash of its root.
+ * shared already has the hash of its root.  KSM_EXT_HASH_ZEROS stands for pages
+ * of zeros, which all domains but 0 may share.
  *
  * Return: number of pages with a hash, or an errno as for ksm_ext_file_stat().
  */

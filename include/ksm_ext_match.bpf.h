@@ -2,8 +2,9 @@
 /*
  * Merge what is equal, found by hashes: each clean cached page is hashed once
  * and merged with the last page seen that had the same hash, in another file or
- * in the same one, at any offset.  Pages that come in a row are merged in one
- * go where the pages they equal come in a row, too.
+ * in the same one, at any offset; within a trust domain, but for pages of zeros.
+ * Pages that come in a row are merged in one go where the pages they equal come
+ * in a row, too.
  *
  * A policy includes this instead of ksm_ext_walk.bpf.h, with all that can be
  * said there, and may define before
@@ -74,13 +75,21 @@ static __always_inline __u32 merge_limit(__u32 nr)
 }
 #endif
 
+/* All domains may share pages of zeros. */
+static __always_inline struct content content_of(__u32 i)
+{
+	__u64 hash = hashes[i & (BATCH - 1)];
+
+	return (struct content) {
+		.hash = hash,
+		.domain = hash == KSM_EXT_HASH_ZEROS ? 0 : at.domain,
+	};
+}
+
 /* Let page i of the batch be what later pages are merged with. */
 static __always_inline void make_candidate(__u32 i)
 {
-	struct content key = {
-		.hash = hashes[i & (BATCH - 1)],
-		.domain = at.domain,
-	};
+	struct content key = content_of(i);
 	struct candidate c = { .file = at.file, .index = at.index + i };
 
 	bpf_map_update_elem(&candidates, &key, &c, BPF_ANY);
@@ -102,10 +111,7 @@ static __noinline void others_left(__u64 file)
 /* The first page of the run could not be merged. */
 static __noinline void refused(int err)
 {
-	struct content key = {
-		.hash = hashes[run.first & (BATCH - 1)],
-		.domain = at.domain,
-	};
+	struct content key = content_of(run.first);
 	struct candidate *c;
 
 	switch (err) {
@@ -179,10 +185,7 @@ static __noinline bool flush_run(void)
 
 static __noinline bool find_candidate(__u32 i, struct candidate *found)
 {
-	struct content key = {
-		.hash = hashes[i & (BATCH - 1)],
-		.domain = at.domain,
-	};
+	struct content key = content_of(i);
 	struct candidate *c;
 
 	c = bpf_map_lookup_elem(&candidates, &key);

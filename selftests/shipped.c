@@ -965,6 +965,27 @@ TEST_F(shipped, all_later)
 	check_totals(4 * NPAGES);
 }
 
+/* Nothing goes from one owner to another, but for pages of zeros. */
+TEST_F(shipped, all_zeros)
+{
+	struct file *twins[] = { &self->a, &self->b };
+	unsigned char zeros[PAGE] = {};
+
+	for (int i = 0; i < 2; i++) {
+		model_write(_metadata, twins[i], HIT * PAGE, zeros, PAGE);
+		ASSERT_EQ(PAGE, pwrite(twins[i]->fd, zeros, PAGE, HIT * PAGE));
+		ASSERT_EQ(0, fsync(twins[i]->fd));
+	}
+	ASSERT_EQ(0, fchown(self->b.fd, 1000, 1000));
+	start(_metadata, self, "all");
+	EXPECT_TRUE(WAIT_FOR(merged_so_far(_metadata, 2 * NPAGES + 2)));
+	settle(_metadata, self);
+	expect_shared(&self->a, &self->b, HIT, HIT + 1);
+	expect_apart(&self->a, &self->b, 0, HIT);
+	expect_apart(&self->a, &self->b, HIT + 1, NPAGES);
+	check_totals(2 * NPAGES + 2);
+}
+
 /* ---- dryrun ---- */
 
 TEST_F(shipped, dryrun)
