@@ -363,13 +363,21 @@ static int look_at_chunk(int fd, struct file *file, off_t offset, size_t nr,
 	return 0;
 }
 
-static bool any_resident(const unsigned char *resident, size_t nr)
+/* What was not in memory before shall not stay. */
+static void drop_pages(int fd, off_t offset, size_t nr,
+		       const unsigned char *resident)
 {
-	while (nr--) {
-		if (*resident++ & 1)
-			return true;
+	size_t i, end;
+
+	for (i = 0; i < nr; i = end) {
+		end = i + 1;
+		if (resident[i] & 1)
+			continue;
+		while (end < nr && !(resident[end] & 1))
+			end++;
+		posix_fadvise(fd, offset + (off_t)i * PAGE, (end - i) * PAGE,
+			      POSIX_FADV_DONTNEED);
 	}
-	return false;
 }
 
 static int look_at_pages(int fd, struct file *file, off_t size,
@@ -381,6 +389,9 @@ static int look_at_pages(int fd, struct file *file, off_t size,
 	void *map;
 	int err;
 
+	/* Pages read ahead would seem to have been in memory before. */
+	if (options.every_page)
+		posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
 	for (offset = 0; offset < size; offset += CHUNK * PAGE) {
 		nr = (size - offset + PAGE - 1) / PAGE;
 		if (nr > CHUNK)
@@ -395,10 +406,8 @@ static int look_at_pages(int fd, struct file *file, off_t size,
 		err = look_at_chunk(fd, file, offset, nr, resident, domain);
 		if (err)
 			return err;
-		/* What was not in memory before shall not stay. */
-		if (options.every_page && !any_resident(resident, nr))
-			posix_fadvise(fd, offset, nr * PAGE,
-				      POSIX_FADV_DONTNEED);
+		if (options.every_page)
+			drop_pages(fd, offset, nr, resident);
 	}
 	return 0;
 }
@@ -482,6 +491,11 @@ out:
 
 /* ---- trees ---- */
 
+static const char *where(void)
+{
+	return options.every_page ? "in these files" : "in memory";
+}
+
 static void show_bar(const char *path)
 {
 	struct timespec ts;
@@ -503,10 +517,10 @@ static void show_bar(const char *path)
 	if (part > 1)
 		part = 1;	/* files grew */
 	filled = part * 30;
-	fprintf(stderr, "\r[%.*s%*s] %3.0f %%  %llu files, %.0f MiB in memory\033[K",
+	fprintf(stderr, "\r[%.*s%*s] %3.0f %%  %llu files, %.0f MiB %s\033[K",
 		filled, "##############################", 30 - filled, "",
 		100 * part, (unsigned long long)total.files,
-		total.pages * PAGE / MIB);
+		total.pages * PAGE / MIB, where());
 }
 
 /* Calls @visit for each regular file.  Return: 0 or what it returned. */
@@ -564,11 +578,11 @@ static double percent(double part, double whole)
 
 static void print_report(double saved)
 {
-	const char *which = options.every_page ? "in these files" : "in memory";
 	size_t i;
 
 	printf("%-12s%llu\n", "files", (unsigned long long)total.files);
-	printf("%-12s%.1f MiB %s\n", "pages", total.pages * PAGE / MIB, which);
+	printf("%-12s%.1f MiB %s\n", "pages", total.pages * PAGE / MIB,
+	       where());
 	printf("%-12s%.1f MiB\n", "distinct", (total.pages - saved) * PAGE / MIB);
 	printf("%-12s%.1f MiB, %.1f %%, before metadata\n", "savings",
 	       saved * PAGE / MIB, percent(saved, total.pages));

@@ -913,6 +913,10 @@ test_stock_kernel()
 		</dev/null >/dev/null 2>&1 || wrong "estimate: status $?"
 	grep -qaE '\[#* *\] +[0-9]+ %  [0-9]+ files' "$work/screen" ||
 		wrong "no bar: $(cat -v "$work/screen")"
+	TERM=xterm stock script -qfec "ksmx estimate --all $tree" \
+		"$work/screen" </dev/null >/dev/null 2>&1
+	grep -qa 'files, [0-9]* MiB in these files' "$work/screen" ||
+		wrong "no bar with --all: $(cat -v "$work/screen")"
 	! stock ksmx estimate "$tree" 2>&1 | grep '^.\?\[' ||
 		wrong "a bar where there is no terminal"
 }
@@ -1017,6 +1021,13 @@ test_top()
 # How much an estimate says can be saved, in pages
 estimate() { ksmx estimate --json "$@" | jq -r '.saved_bytes / 4096'; }
 
+# cached FILE PAGES: so many are in memory
+cached()
+{
+	same "pages of $1 in memory" \
+		"$(ksmx estimate --json "$1" | jq .pages)" "$2"
+}
+
 test_estimate()
 {
 	local tree=$work/tree status
@@ -1047,6 +1058,23 @@ test_estimate()
 	same "saved, everything" "$(estimate --all "$tree")" 50
 	# What was not in memory is not afterwards
 	same "saved, partly in memory" "$(estimate "$tree")" 1
+	# nor is what reading ahead would have brought; what was there stays
+	head -c 5M /dev/urandom >"$tree/large"
+	sync
+	dd if="$tree/large" iflag=nocache count=0 2>/dev/null
+	cached "$tree/large" 0
+	ksmx estimate --all "$tree/large" >/dev/null 2>&1
+	cached "$tree/large" 0
+	# One page, at random, so that nothing is read ahead here
+	python3 -c 'import mmap, sys
+file = open(sys.argv[1])
+map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+map.madvise(mmap.MADV_RANDOM)
+map[700 * 4096]' "$tree/large"
+	cached "$tree/large" 1
+	ksmx estimate --all "$tree/large" >/dev/null 2>&1
+	cached "$tree/large" 1
+	rm "$tree/large"
 
 	# The kernel agrees: the policy all finds just that.
 	cat "$tree/b" >/dev/null
