@@ -64,7 +64,7 @@ static void add_numbers(cJSON *object, const char *folder)
 		free(entries);
 }
 
-cJSON *read_counters(const char *folder)
+static cJSON *read_counters(const char *folder)
 {
 	cJSON *object = cJSON_CreateObject();
 

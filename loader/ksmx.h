@@ -123,7 +123,6 @@ bool sysfs_read(const char *name, char *buf, size_t size);
 int sysfs_write(const char *name, const char *value);
 
 /* counters.c: what the kernel counts */
-cJSON *read_counters(const char *folder);
 cJSON *read_status(void);
 double get_number(const cJSON *object, const char *name);
 const char *get_string(const cJSON *object, const char *name);

@@ -57,11 +57,9 @@ int look_pages(struct look_args *args)
 		if (err)
 			break;
 		page->root = info.root;
-		page->domain = info.domain;
 		page->state = info.state;
 		page->refusal = info.refusal;
 		page->nr_sharing = info.nr_sharing;
-		page->flags = info.flags;
 	}
 	args->err = err;
 	return 0;
@@ -112,8 +110,6 @@ int look_aliases(struct bpf_iter__ksm_ext *ctx)
 	alias.file = info->file;
 	alias.index = info->index;
 	alias.domain = info->domain;
-	alias.ino = info->ino;
-	alias.dev = info->dev;
 	alias.nr = info->nr;
 	alias.nr_sharing = info->nr_sharing;
 	bpf_seq_write(ctx->meta->seq, &alias, sizeof(alias));

@@ -33,27 +33,22 @@ struct look_args {
 	__s32 err;
 };
 
-/* struct ksm_ext_page_info, for user space */
+/* Of struct ksm_ext_page_info, what user space wants to know */
 struct look_page {
 	__u64 root;
-	__u64 domain;
 	__u32 state;
 	__u32 refusal;
 	__u32 nr_sharing;
-	__u32 flags;
 };
 
-/* struct ksm_ext_alias_info, for user space */
+/* The same of struct ksm_ext_alias_info */
 struct look_alias {
 	__u64 root;
 	__u64 file;
 	__u64 index;
 	__u64 domain;
-	__u64 ino;
-	__u32 dev;
 	__u32 nr;
 	__u32 nr_sharing;
-	__u32 unused;
 };
 
 #endif /* KSMX_LOOK_H */
