@@ -156,8 +156,8 @@ static int fail_entry(const struct policy *policy, const char *name,
 }
 
 /*
- * Takes note of NAME=NUMBER or MAP[KEY].MEMBER=NUMBER for write_all(), in a
- * policy that is loaded or, with NULL, in the one in charge.
+ * Takes note of NAME=NUMBER or MAP[KEY].MEMBER=NUMBER for write_entries(), in
+ * a policy that is loaded or, with NULL, in the one in charge.
  */
 static int set_entry(const struct policy *policy, const char *setting)
 {
@@ -185,13 +185,13 @@ static int set_entry(const struct policy *policy, const char *setting)
 	return set_number(resolve(e->btf, id), e->data + offset, member, value);
 }
 
-static int write_all(void)
+/* All that set_entry() has taken note of, or nothing of it */
+static int write_entries(void)
 {
 	size_t i;
 	int ret, err;
 
-	ret = knobs_write();
-	for (i = 0; i < nr_entries && !ret; i++) {
+	for (i = 0; i < nr_entries; i++) {
 		err = entry_write(&entries[i]);
 		if (!err)
 			continue;
@@ -199,9 +199,22 @@ static int write_all(void)
 			   entries[i].name, strerror(-err));
 		while (i--)
 			entry_restore(&entries[i]);
-		knobs_restore();
-		break;
+		return ret;
 	}
+	return KSMX_OK;
+}
+
+/* The same, and what knob_set() has taken note of */
+static int write_all(void)
+{
+	int ret;
+
+	ret = knobs_write();
+	if (ret)
+		return ret;
+	ret = write_entries();
+	if (ret)
+		knobs_restore();
 	return ret;
 }
 
@@ -264,18 +277,12 @@ int entries_set(const struct policy *policy)
 {
 	int ret = begin_entries(options.nr_sets);
 	size_t i;
-	int err;
 
 	for (i = 0; i < options.nr_sets && !ret; i++)
 		if (is_entry(options.sets[i]))
 			ret = check_lasts(options.sets[i]) ?:
 			      set_entry(policy, options.sets[i]);
-	for (i = 0; i < nr_entries && !ret; i++) {
-		err = entry_write(&entries[i]);
-		if (err)
-			ret = fail(KSMX_FAILED, "cannot change the map '%s': %s",
-				   entries[i].name, strerror(-err));
-	}
+	ret = ret ?: write_entries();
 	end_entries();
 	return ret;
 }
