@@ -959,6 +959,12 @@ list(parse(open(sys.argv[1])))' "$text" || wrong "not the Prometheus format"
 		grep -qx "ksm_ext_${folder##*/}_total $name" "$work/samples" ||
 			wrong "${folder##*/}/$name is missing"
 	done
+	# Numbers that only grow, and what all of them mean
+	for name in events_lost slices merge break; do
+		grep -qx "# TYPE ksm_ext_$name counter" "$text" ||
+			wrong "$name is no counter"
+	done
+	! grep "See the kernel's" "$text" || wrong "something has no meaning"
 	expect 0 'state="active"} 1' cat "$text"
 	expect 0 'policy{policy="all"} 1' cat "$text"
 
