@@ -366,6 +366,8 @@ static void describe_range(const struct range *r)
 
 static void tell_range(const struct range *r)
 {
+	if (!r->nr)
+		return;
 	if (r->state != STATE_NONE)
 		nr_cached += r->nr;
 	if (r->state == STATE_SHARED)
@@ -376,9 +378,10 @@ static void tell_range(const struct range *r)
 		print_range(r);
 }
 
-static int explain_window(struct window *w)
+/* @r is the range that the window before has left, and leaves one itself. */
+static int explain_window(struct window *w, struct range *r)
 {
-	struct range r, next;
+	struct range next;
 	size_t i;
 	int err;
 
@@ -393,17 +396,20 @@ static int explain_window(struct window *w)
 	if (err)
 		return err;
 
-	r = range_of(w, 0);
-	for (i = 1; i < w->nr; i++) {
+	for (i = 0; i < w->nr; i++) {
 		next = range_of(w, i);
-		if (goes_on(&r, &next)) {
-			r.nr++;
+		if (r->nr && goes_on(r, &next)) {
+			r->nr++;
 			continue;
 		}
-		tell_range(&r);
-		r = next;
+		tell_range(r);
+		*r = next;
 	}
-	tell_range(&r);
+	/* Who share it are known as long as the window. */
+	if (r->state == STATE_SHARED) {
+		tell_range(r);
+		r->nr = 0;
+	}
 	return 0;
 }
 
@@ -411,11 +417,14 @@ static int explain(__u64 first, __u64 end)
 {
 	struct window w = { .pages = calloc(WINDOW, sizeof(*w.pages)) };
 	int err = w.pages ? 0 : -ENOMEM;
+	struct range r = {};
 
 	for (w.first = first; !err && w.first < end; w.first += WINDOW) {
 		w.nr = end - w.first < WINDOW ? end - w.first : WINDOW;
-		err = explain_window(&w);
+		err = explain_window(&w, &r);
 	}
+	if (!err)
+		tell_range(&r);
 	free(w.pages);
 	free(w.aliases);
 	return err;

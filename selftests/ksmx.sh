@@ -382,6 +382,16 @@ test_explain()
 	dd if="$work/alone" iflag=nocache count=0 status=none
 	same "not in memory" "$(ranges "$work/alone" | sed 's/ *$//')" \
 		'0 2 not_cached not_cached'
+	# One range, though not all of it is looked at at once
+	truncate -s 200M "$work/sparse"
+	same "a large file" "$(ranges "$work/sparse" | sed 's/ *$//')" \
+		'0 51200 not_cached not_cached'
+	dd if=/dev/urandom of="$work/sparse" bs=4096 seek=20000 count=1 \
+		conv=notrunc status=none
+	same "a large file" "$(ranges "$work/sparse" | sed 's/ *$//')" \
+		"$(printf '%s\n' '0 20000 not_cached not_cached' \
+			'20000 1 own dirty' '20001 31199 not_cached not_cached')"
+	rm "$work/sparse"
 	expect 0 "shared by 2 pages.*" ksmx explain "$work/a" 0
 	expect 0 "$work/b, page 0" ksmx explain "$work/a" 0
 	expect 0 "5 - 5 .*shared with nobody" ksmx explain "$work/a" 0x5fff
