@@ -193,17 +193,24 @@ static void remove_pins(void)
 	remove_maps(PIN_MAPS_NEW);
 }
 
-/* Puts the button back to 1.  Return: 0 or a negative errno. */
-static int release_button(void)
+/* Puts the button back, unless somebody wants it otherwise meanwhile. */
+static int put_back(const char *value)
 {
 	char run[16] = "";
-	int err = 0;
+
+	if (sysfs_read("run", run, sizeof(run)) && !strcmp(run, "2"))
+		return sysfs_write("run", value);
+	return 0;
+}
+
+/* The same, where it was 1.  Return: 0 or a negative errno. */
+static int release_button(void)
+{
+	int err;
 
 	if (access(PIN_UNMERGING, F_OK))
 		return 0;
-	/* Unless somebody wants it otherwise meanwhile */
-	if (sysfs_read("run", run, sizeof(run)) && !strcmp(run, "2"))
-		err = sysfs_write("run", "1");
+	err = put_back("1");
 	rmdir(PIN_UNMERGING);
 	return err;
 }
@@ -542,6 +549,9 @@ static int unmerge_all(void)
 	if (!strcmp(run, "1") && mkdir(PIN_UNMERGING, 0700))
 		return fail_pins();
 	err = sysfs_write("run", "2");
+	/* Who is killed before this leaves 2, which merges as little as 0. */
+	if (!strcmp(run, "0"))
+		err = put_back(run) ?: err;
 	err = release_button() ?: err;
 	if (err)
 		return fail(err == -EACCES ? KSMX_NO_PRIVILEGE : KSMX_FAILED,

@@ -322,6 +322,8 @@ test_load_swap_unload()
 # Equal files: merged, still merged without a policy, and apart again.
 test_unmerge()
 {
+	local run
+
 	head -c 40960 /dev/urandom >"$work/a"
 	copy "$work/a" "$work/b"
 	sync
@@ -336,6 +338,15 @@ test_unmerge()
 	wait_for merged_is 10
 	expect 0 '^true$' sh -c 'ksmx unload --unmerge --json | jq .unmerged'
 	merged_is 0 || wrong "unload --unmerge did not unmerge"
+	# A button that is pressed stays so.
+	for run in 0 2; do
+		ksmx load all --set kernel.run=1 --set idle_ms=10 >/dev/null
+		wait_for merged_is 10
+		ksmx set kernel.run=$run >/dev/null
+		expect 0 'own pages' ksmx unload --unmerge
+		merged_is 0 || wrong "unload --unmerge did not unmerge"
+		same run "$(knob run)" $run
+	done
 	cmp -s "$work/a" "$work/b" || wrong "the files differ"
 }
 
