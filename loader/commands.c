@@ -87,7 +87,8 @@ const struct command commands[] = {
 		.brief = "let another policy take over",
 		.doc = POLICY_DOC "  What is merged stays merged, and at any "
 		       "moment one of the two is in charge.  If the new one "
-		       "is refused, the old one goes on.",
+		       "is refused, the old one goes on; what a change of "
+		       "kernel.strict has unmerged by then it merges anew.",
 		.examples =
 			"ksmx swap all --set candidates.max_entries=1000000",
 		.min_args = 1, .max_args = 1, .words = WORDS_POLICY,

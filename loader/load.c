@@ -16,7 +16,11 @@
  *
  * Knobs of the kernel are set before the policy is in charge, so that no page
  * is merged by rules that it was not to be merged by.  Who is killed then may
- * leave them set, which the same command given again makes right.
+ * leave them set, which the same command given again makes right.  Some have
+ * the kernel unmerge everything (strict when it changes, run=2): that has
+ * happened when the policy is refused after all, and can not be put back with
+ * the knob.  The policy that goes on merges the same again.  Strict mode that
+ * comes a moment late would be worse.
  */
 #include <dirent.h>
 #include <errno.h>

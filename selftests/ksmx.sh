@@ -665,6 +665,17 @@ test_knobs_at_load()
 		ksmx load samefile >/dev/null 2>&1
 	done
 
+	# This one unmerges all, which the policy that goes on merges anew.
+	head -c 40960 /dev/urandom >"$work/a"
+	copy "$work/a" "$work/b"
+	sync
+	ksmx swap all --set idle_ms=10 >/dev/null
+	wait_for merged_is 10
+	expect 1 'the kernel refused' ksmx swap "$object" --set refuse=1 \
+		--set kernel.strict=1
+	same strict "$(knob strict)" 0
+	wait_for merged_is 10
+
 	expect 0 'swapped to ksmx_policy' ksmx swap "$object" "${set[@]}" \
 		--set kernel.strict=1 --set fixed=3
 	same max_cpu_percent "$(knob max_cpu_percent)" 40
