@@ -47,7 +47,8 @@ static const struct argp_option unload_options[] = {
 
 static const struct argp_option metrics_options[] = {
 	{ "output", 'o', "FILE", 0,
-	  "Write to FILE, replaced in one step, instead of standard output", 0 },
+	  "Write to FILE, replaced in one step, instead of standard output; a "
+	  "new one may be read by all, an old one keeps owner and mode", 0 },
 	{ 0 }
 };
 
@@ -201,7 +202,10 @@ const struct command commands[] = {
 		.args = "",
 		.brief = "all counters in the OpenMetrics format",
 		.doc = "For Prometheus; with --output, for the textfile "
-		       "collector of node_exporter.",
+		       "collector of node_exporter.  The kernel shows most of "
+		       "these counters to root only, since they tell "
+		       "something about others' files; who may read FILE sees "
+		       "them, too.",
 		.examples =
 			"ksmx metrics\n"
 			"ksmx metrics -o /var/lib/prometheus/node-exporter/"

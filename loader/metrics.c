@@ -167,6 +167,20 @@ static int fail_output(const char *temporary)
 	return ret;
 }
 
+/*
+ * A new file is for all: the collector runs as somebody else, and root chose to
+ * tell it.  Who is to read one that exists was chosen before.
+ */
+static int set_readers(int fd)
+{
+	struct stat st;
+
+	if (lstat(options.output, &st) || !S_ISREG(st.st_mode))
+		return fchmod(fd, 0644);
+	return fchown(fd, st.st_uid, st.st_gid) ?:
+	       fchmod(fd, st.st_mode & 0777);
+}
+
 /* Readers see the old file or the new one, also after a crash. */
 static int replace_output(void)
 {
@@ -187,8 +201,7 @@ static int replace_output(void)
 	if (!out)
 		return fail_output(temporary);
 	write_metrics(out);
-	/* The collector runs as somebody else; root chose to tell it. */
-	if (fflush(out) || ferror(out) || fchmod(fd, 0644) || fsync(fd)) {
+	if (fflush(out) || ferror(out) || set_readers(fd) || fsync(fd)) {
 		fclose(out);
 		return fail_output(temporary);
 	}
@@ -202,6 +215,9 @@ int cmd_metrics(int argc, char **argv)
 {
 	int ret;
 
+	if (options.json && options.output)
+		return fail(KSMX_USAGE,
+			    "--output writes no JSON: leave out --json, or redirect it");
 	ret = check_support();
 	if (ret)
 		return ret;

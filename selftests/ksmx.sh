@@ -963,6 +963,12 @@ test_metrics()
 	text=$work/ksm_ext.prom
 	expect 0 '' ksmx metrics -o "$text"
 	same mode "$(stat -c %a "$text")" 644
+	chown 1:2 "$text"
+	chmod 640 "$text"
+	expect 0 '' ksmx metrics -o "$text"
+	same "owner and mode" "$(stat -c '%u %g %a' "$text")" '1 2 640'
+	expect 2 'writes no JSON' ksmx metrics --json -o "$text"
+	expect 2 '"status":	2' ksmx metrics -o "$text" --json
 	same "last line" "$(tail -n 1 "$text")" '# EOF'
 	# The reference parser, with all it has to say about the format
 	python3 - "$text" >"$work/samples" <<-'END' || wrong "not OpenMetrics"
