@@ -113,8 +113,9 @@ const struct command commands[] = {
 		       "and the exit status is 0, as when somebody else "
 		       "unloads it.  When the kernel ejects the policy, the "
 		       "record and what the policy had to say (\"dump\") are "
-		       "printed and the exit status is 7.  This is "
-		       "what the service ksm_ext.service runs.",
+		       "printed, where ksmx may read them, and the exit "
+		       "status is 7.  This is what the service "
+		       "ksm_ext.service runs.",
 		.examples =
 			"ksmx run all --set idle_ms=5000 --set kernel.strict=1\n"
 			"systemctl start ksm_ext",

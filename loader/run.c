@@ -61,6 +61,13 @@ static void read_state(int fd, char *state, size_t size)
 	state[strcspn(state, "\n")] = '\0';
 }
 
+/* The record of who was not ejected, but unloaded, or replaced after that. */
+static bool is_goodbye(const char *record)
+{
+	return !*record || !strncmp(record, "unreg:", 6) ||
+	       !strncmp(record, "update:", 7);
+}
+
 /* Waits until the policy ends or somebody wants it to. */
 static int watch(int link, struct pollfd fds[NR_WATCHES])
 {
@@ -84,9 +91,17 @@ static int watch(int link, struct pollfd fds[NR_WATCHES])
 		}
 	}
 
+	/*
+	 * The link may have ended since, by an ejection.  When the next policy
+	 * is loaded, only the record tells of that, and it only to root.
+	 */
+	if (strcmp(state, "ejected"))
+		read_state(fds[WATCH_STATE].fd, state, sizeof(state));
 	sysfs_read("exit", record, sizeof(record));
-	if (strcmp(state, "ejected") && !strncmp(record, "unreg", 5))
+	if (strcmp(state, "ejected") && is_goodbye(record))
 		return report_end(policy, "unloaded by somebody else", record);
+	if (!*record)
+		strcpy(record, "only root may read why");
 	/* The policy may have written more than one line, this takes one. */
 	sd_notifyf(0, "STATUS=ejected: %.*s", (int)strcspn(record, "\n"),
 		   record);

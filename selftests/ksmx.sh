@@ -849,6 +849,28 @@ test_run()
 	expect 5 "no policy 'nosuch'" ksmx run nosuch
 }
 
+# Without root, just with what it takes to load: nobody tells why it ended.
+test_run_unprivileged()
+{
+	local caps=-all,+bpf,+perfmon object=$objects/ksmx_policy.bpf.o
+	local loader=(setpriv --reuid 65534 --regid 65534 --clear-groups
+		--inh-caps $caps --ambient-caps $caps ksmx)
+
+	[ ! -e $pins ] || rmdir $pins
+	chmod 1777 /sys/fs/bpf
+	: >"$work/out"
+	chmod 755 "$work"
+	run_in_background "${loader[@]}" run "$object"
+	wait_for in_charge ksmx_policy
+	ksmx unload >/dev/null
+	ended 0 'ksmx_policy: unloaded by somebody else'
+	run_in_background "${loader[@]}" run "$object"
+	wait_for in_charge ksmx_policy
+	ksmx set fail=-7 >/dev/null
+	ended 7 'ksmx_policy was ejected: only root may read why'
+	rmdir $pins
+}
+
 # What systemd is told: ready when a policy is in charge, and stopping.
 test_notify()
 {
