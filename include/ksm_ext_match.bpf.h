@@ -2,9 +2,8 @@
 /*
  * Merge what is equal, found by hashes: each clean cached page is hashed once
  * and merged with the last page seen that had the same hash, in another file or
- * in the same one, at any offset; within a trust domain, but for pages of zeros.
- * Pages that come in a row are merged in one go where the pages they equal come
- * in a row, too.
+ * in the same one, at any offset.  Pages that come in a row are merged in one
+ * go where the pages they equal come in a row, too.
  *
  * A policy includes this instead of ksm_ext_walk.bpf.h, with all that can be
  * said there, and may define before
@@ -16,6 +15,9 @@
  */
 #ifndef __KSM_EXT_MATCH_BPF_H
 #define __KSM_EXT_MATCH_BPF_H
+
+/* share_zeros:	1 to merge pages of zeros of different trust domains, too */
+#define MATCH_TUNABLES(T) T(share_zeros, 0)
 
 #include "ksm_ext_walk.bpf.h"
 
@@ -75,14 +77,15 @@ static __always_inline __u32 merge_limit(__u32 nr)
 }
 #endif
 
-/* All domains may share pages of zeros. */
+/* Domains may share pages of zeros, but then wait for each other's locks. */
 static __always_inline struct content content_of(__u32 i)
 {
 	__u64 hash = hashes[i & (BATCH - 1)];
+	bool for_all = hash == KSM_EXT_HASH_ZEROS && tune.share_zeros;
 
 	return (struct content) {
 		.hash = hash,
-		.domain = hash == KSM_EXT_HASH_ZEROS ? 0 : at.domain,
+		.domain = for_all ? 0 : at.domain,
 	};
 }
 

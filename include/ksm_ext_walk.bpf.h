@@ -28,6 +28,9 @@
 #ifndef POLICY_TUNABLES
 #define POLICY_TUNABLES(T)
 #endif
+#ifndef MATCH_TUNABLES
+#define MATCH_TUNABLES(T)
+#endif
 
 /*
  * slice_pages:	work of one slice: pages, plus one for each file it passes
@@ -38,6 +41,7 @@
 	T(slice_pages, 4096)	\
 	T(pause_ms, 0)		\
 	T(idle_ms, 1000)	\
+	MATCH_TUNABLES(T)	\
 	POLICY_TUNABLES(T)
 
 #include "ksm_ext_tunables.bpf.h"

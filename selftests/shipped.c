@@ -965,7 +965,7 @@ TEST_F(shipped, all_later)
 	check_totals(4 * NPAGES);
 }
 
-/* Nothing goes from one owner to another, but for pages of zeros. */
+/* Nothing goes from one owner to another, but for pages of zeros on request. */
 TEST_F(shipped, all_zeros)
 {
 	struct file *twins[] = { &self->a, &self->b };
@@ -978,6 +978,15 @@ TEST_F(shipped, all_zeros)
 	}
 	ASSERT_EQ(0, fchown(self->b.fd, 1000, 1000));
 	start(_metadata, self, "all");
+	EXPECT_TRUE(WAIT_FOR(merged_so_far(_metadata, 2 * NPAGES)));
+	settle(_metadata, self);
+	check_totals(2 * NPAGES);
+
+	set_tunable(_metadata, self, "share_zeros", 1);
+	drop_file(_metadata, &self->a);
+	read_to_cache(_metadata, &self->a);
+	drop_file(_metadata, &self->b);
+	read_to_cache(_metadata, &self->b);
 	EXPECT_TRUE(WAIT_FOR(merged_so_far(_metadata, 2 * NPAGES + 2)));
 	settle(_metadata, self);
 	expect_shared(&self->a, &self->b, HIT, HIT + 1);
