@@ -99,25 +99,55 @@ int look_domain(__u64 id, __u64 *domain)
 	return err;
 }
 
-/* Where a file system is mounted as a whole; "" if it is not. */
-static void find_mount(unsigned int dev, char *buf, size_t size)
+/* Undoes the \ooo of mountinfo. */
+static void unescape(char *text)
+{
+	char *to = text;
+	unsigned int byte;
+
+	for (; *text; text++) {
+		if (*text == '\\' && sscanf(text + 1, "%3o", &byte) == 1) {
+			*to++ = byte;
+			text += 3;
+		} else {
+			*to++ = *text;
+		}
+	}
+	*to = '\0';
+}
+
+/*
+ * Finds out what a path within a file system is here.  Of the mounts that show
+ * the file, the one that shows most of the file system is used: others may be
+ * those of a container.
+ */
+static void find_path(unsigned int dev, const char *inside, char *buf,
+		      size_t size)
 {
 	/* As new_encode_dev() has it */
 	unsigned int want_major = (dev & 0xfff00) >> 8;
 	unsigned int want_minor = (dev & 0xff) | ((dev >> 12) & 0xfff00);
 	char line[2 * PATH_MAX], root[PATH_MAX], point[PATH_MAX];
 	unsigned int major, minor;
+	size_t len, best = PATH_MAX;
 	FILE *f = fopen("/proc/self/mountinfo", "re");
 
-	*buf = '\0';
+	snprintf(buf, size, "(device %u:%u)%s", want_major, want_minor, inside);
 	while (f && fgets(line, sizeof(line), f)) {
 		if (sscanf(line, "%*d %*d %u:%u %4095s %4095s", &major,
 			   &minor, root, point) != 4 ||
-		    major != want_major || minor != want_minor ||
-		    strcmp(root, "/"))
+		    major != want_major || minor != want_minor)
 			continue;
-		snprintf(buf, size, "%s", strcmp(point, "/") ? point : "");
-		break;
+		unescape(root);
+		unescape(point);
+		/* A subvolume or a folder may be mounted, or a file. */
+		len = strcmp(root, "/") ? strlen(root) : 0;
+		if (len >= best || strncmp(inside, root, len) ||
+		    (inside[len] && inside[len] != '/'))
+			continue;
+		best = len;
+		snprintf(buf, size, "%s%s", strcmp(point, "/") ? point : "",
+			 inside + len);
 	}
 	if (f)
 		fclose(f);
@@ -127,14 +157,11 @@ static void find_mount(unsigned int dev, char *buf, size_t size)
 void look_path(__u64 id, char *buf, size_t size)
 {
 	struct look_args args = { .id = id };
-	char mount[PATH_MAX];
 
-	if (call(skel->progs.look_path, &args)) {
+	if (call(skel->progs.look_path, &args))
 		snprintf(buf, size, "(file %llu)", id);
-		return;
-	}
-	find_mount(args.dev, mount, sizeof(mount));
-	snprintf(buf, size, "%s%s", mount, skel->bss->path);
+	else
+		find_path(args.dev, skel->bss->path, buf, size);
 }
 
 static int iterate(const struct bpf_program *prog,

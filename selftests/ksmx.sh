@@ -516,6 +516,44 @@ test_dump()
 	expect 4 'be root' nobody ksmx dump
 }
 
+paths() { ksmx dump --json | jq -r 'select(.root) | .path' | sort -u; }
+
+# A path is one by which the file can be reached, if there is one: all of its
+# file system is mounted, a folder or subvolume, nothing.
+test_mounts()
+{
+	local dir top part device place mount
+
+	dir=$(mktemp -d)
+	top=$(stat -c %m "$work")
+	part=${work#"$top"}/part
+	device=$(findmnt -no MAJ:MIN --target "$work" | tail -n 1 | xargs)
+	place="$dir/one two"
+	mkdir "$place"
+	if [ "${FS:-ext4}" = btrfs ]; then
+		btrfs -q subvolume create "$work/part"
+		mount=(-o "subvol=$part"
+			"$(findmnt -nvo SOURCE --target "$work" | tail -n 1)")
+	else
+		mkdir "$work/part"
+		mount=(--bind "$work/part")
+	fi
+	head -c 40960 /dev/urandom >"$work/part/a"
+	copy "$work/part/a" "$work/b"
+	sync
+	ksmx load all --set idle_ms=10 >/dev/null
+	wait_for merged_is 10
+	same paths "$(export -f paths && unshare -m "$BASH" -c '
+		mount "${@:3}" "$2" && paths
+		umount -l "$1" && paths
+		umount "$2" && paths' bash "$top" "$place" "${mount[@]}" 2>&1
+		)" "$(printf '%s\n' "$work/b" "$work/part/a" \
+			"(device $device)${work#"$top"}/b" "$place/a" \
+			"(device $device)${work#"$top"}/b" \
+			"(device $device)$part/a")"
+	rm -r "$dir"
+}
+
 would_save() { [ "$(ksmx status --json | jq .report.would_save)" = "$1" ]; }
 
 test_dry_run()
