@@ -10,13 +10,13 @@
 
 /* The file told of last: its pages often come in a row. */
 static __u64 known;
-static char known_path[PATH_MAX + LOOK_PATH];
+static const char *known_path;
 
 static int print_alias(const struct look_alias *alias, void *unused)
 {
 	if (alias->file != known) {
 		known = alias->file;
-		look_path(known, known_path, sizeof(known_path));
+		known_path = look_path(known);
 	}
 	if (options.json) {
 		cJSON *object = cJSON_CreateObject();

@@ -241,12 +241,14 @@ complain(const char *path, const char *fmt, ...)
 		if (options.json) {
 			cJSON *item = cJSON_CreateObject();
 
-			cJSON_AddStringToObject(item, "path", path);
+			cJSON_AddStringToObject(item, "path",
+						printable(path));
 			cJSON_AddStringToObject(item, "why", why ?: "");
 			cJSON_AddItemToArray(complaints, item);
 		} else {
 			fprintf(stderr, "%sksmx: %s: left out: %s\n",
-				bar.shown ? "\r\033[K" : "", path, why ?: "");
+				bar.shown ? "\r\033[K" : "", printable(path),
+				why ?: "");
 		}
 	}
 	free(why);
@@ -612,7 +614,7 @@ static void print_report(double saved)
 		printf("%10.1f %5.0f %%  %s\n",
 		       repeats(&total.top[i]) * PAGE / MIB,
 		       percent(repeats(&total.top[i]), total.top[i].pages),
-		       total.top[i].path);
+		       printable(total.top[i].path));
 }
 
 static int print_json_report(double saved)
@@ -640,7 +642,8 @@ static int print_json_report(double saved)
 	for (i = total.nr_top; i--;) {
 		cJSON *item = cJSON_CreateObject();
 
-		cJSON_AddStringToObject(item, "path", total.top[i].path);
+		cJSON_AddStringToObject(item, "path",
+					printable(total.top[i].path));
 		cJSON_AddNumberToObject(item, "repeated_bytes",
 					repeats(&total.top[i]) * PAGE);
 		cJSON_AddNumberToObject(item, "bytes",
@@ -660,7 +663,7 @@ int cmd_estimate(int argc, char **argv)
 		struct stat st;
 
 		if (lstat(argv[i], &st))
-			return fail(KSMX_USAGE, "%s: %s", argv[i],
+			return fail(KSMX_USAGE, "%s: %s", printable(argv[i]),
 				    strerror(errno));
 	}
 	complaints = cJSON_CreateArray();

@@ -284,7 +284,6 @@ static cJSON *describe_others(const struct range *r)
 {
 	cJSON *list = cJSON_CreateArray();
 	__u64 place = place_in_root(r);
-	char path[PATH_MAX + LOOK_PATH];
 	size_t i;
 
 	for (i = 0; i < r->nr_others; i++) {
@@ -293,9 +292,8 @@ static cJSON *describe_others(const struct range *r)
 
 		if (is_self(other, r->first))
 			continue;
-		look_path(other->file, path, sizeof(path));
 		item = cJSON_CreateObject();
-		cJSON_AddStringToObject(item, "path", path);
+		cJSON_AddStringToObject(item, "path", look_path(other->file));
 		cJSON_AddNumberToObject(item, "file", other->file);
 		cJSON_AddNumberToObject(item, "page", other->index + place);
 		cJSON_AddItemToArray(list, item);
@@ -450,13 +448,13 @@ static int report(const char *path, int err)
 {
 	if (err) {
 		cJSON_Delete(ranges);
-		return fail(KSMX_FAILED, "cannot look at %s: %s", path,
-			    strerror(-err));
+		return fail(KSMX_FAILED, "cannot look at %s: %s",
+			    printable(path), strerror(-err));
 	}
 	if (options.json) {
 		cJSON *object = cJSON_CreateObject();
 
-		cJSON_AddStringToObject(object, "path", path);
+		cJSON_AddStringToObject(object, "path", printable(path));
 		cJSON_AddNumberToObject(object, "file", file_id);
 		cJSON_AddNumberToObject(object, "cached", nr_cached);
 		cJSON_AddNumberToObject(object, "shared", nr_shared);
@@ -477,9 +475,10 @@ int cmd_explain(int argc, char **argv)
 	fd = open(argv[0], O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (fd < 0 || fstat(fd, &st))
 		return fail(errno == EACCES ? KSMX_NO_PRIVILEGE : KSMX_USAGE,
-			    "%s: %s", argv[0], strerror(errno));
+			    "%s: %s", printable(argv[0]), strerror(errno));
 	if (!S_ISREG(st.st_mode))
-		return fail(KSMX_USAGE, "%s is no regular file", argv[0]);
+		return fail(KSMX_USAGE, "%s is no regular file",
+			    printable(argv[0]));
 	end = (st.st_size + PAGE - 1) / PAGE;
 	if (argc > 1) {
 		ret = parse_offset(argv[1], &st, &first);
@@ -497,7 +496,7 @@ int cmd_explain(int argc, char **argv)
 	if (ret == -EOPNOTSUPP)
 		return fail(KSMX_USAGE,
 			    "%s: files of this kind are never merged (ineligible)",
-			    argv[0]);
+			    printable(argv[0]));
 	if (!ret) {
 		in_the_way = find_reason(file_id);
 		ret = explain(first, end);

@@ -107,6 +107,7 @@ struct policy {
 void report_init(void);
 int fail(int status, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
+const char *printable(const char *path);
 const char *libbpf_said(void);
 const char *verifier_said(void);
 int print_json(cJSON *object);

@@ -348,7 +348,8 @@ static int report_done(const struct policy *policy, const char *what)
 		cJSON *object = cJSON_CreateObject();
 
 		cJSON_AddStringToObject(object, "policy", policy_name(policy));
-		cJSON_AddStringToObject(object, "file", policy->path);
+		cJSON_AddStringToObject(object, "file",
+					printable(policy->path));
 		cJSON_AddStringToObject(object, "state", state);
 		cJSON_AddStringToObject(object, "link", PIN_LINK);
 		cJSON_AddStringToObject(object, "maps", PIN_MAPS);

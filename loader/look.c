@@ -153,15 +153,20 @@ static void find_path(unsigned int dev, const char *inside, char *buf,
 		fclose(f);
 }
 
-/* A path of the file, where it is known; else its number. */
-void look_path(__u64 id, char *buf, size_t size)
+/*
+ * A path of the file, where it is known; else its number.
+ * Return: as printable().
+ */
+const char *look_path(__u64 id)
 {
 	struct look_args args = { .id = id };
+	char path[PATH_MAX + LOOK_PATH];
 
 	if (call(skel->progs.look_path, &args))
-		snprintf(buf, size, "(file %llu)", id);
+		snprintf(path, sizeof(path), "(file %llu)", id);
 	else
-		find_path(args.dev, skel->bss->path, buf, size);
+		find_path(args.dev, skel->bss->path, path, sizeof(path));
+	return printable(path);
 }
 
 static int iterate(const struct bpf_program *prog,

@@ -19,7 +19,7 @@ int look_open(void);
 int look_up(int fd, __u64 *id);
 int look_at(__u64 id, __u64 index, unsigned int nr, struct look_page *pages);
 int look_domain(__u64 id, __u64 *domain);
-void look_path(__u64 id, char *buf, size_t size);
+const char *look_path(__u64 id);
 int look_for_aliases(const __u64 *roots, size_t nr,
 		     int (*tell)(const struct look_alias *alias, void *arg),
 		     void *arg);

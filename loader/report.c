@@ -74,6 +74,69 @@ const char *verifier_said(void)
 	return line;
 }
 
+/*
+ * How many bytes the character takes that @text begins with; 0 if that is no
+ * UTF-8, or not to be printed as it is.
+ */
+static size_t plain_len(const char *text)
+{
+	static const unsigned int least[] = { 0, 0, 0x80, 0x800, 0x10000 };
+	unsigned char first = *text;
+	unsigned int code;
+	size_t len, i;
+
+	if (first < 0x80)
+		return first >= ' ' && first != 0x7f && first != '\\';
+	if (first < 0xc0)
+		return 0;
+	len = first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+	/* Of those that begin with more ones than four, this is too much. */
+	code = first & (0xff >> len);
+	for (i = 1; i < len; i++) {
+		if ((text[i] & 0xc0) != 0x80)
+			return 0;
+		code = code << 6 | (text[i] & 0x3f);
+	}
+	/* Longer than need be, half of a pair, too much, or for terminals */
+	if (code < least[len] || (code >= 0xd800 && code < 0xe000) ||
+	    code > 0x10ffff || code < 0xa0)
+		return 0;
+	return len;
+}
+
+/* Makes all bytes of others than plain characters, and of @keep, \ooo. */
+static char *escape(const char *text, const char *keep)
+{
+	char *escaped = malloc(4 * strlen(text) + 1), *to = escaped;
+	size_t len;
+
+	if (!escaped)
+		return NULL;
+	while (*text) {
+		len = strchr(keep, *text) ? 1 : plain_len(text);
+		if (len)
+			to = mempcpy(to, text, len);
+		else
+			to += sprintf(to, "\\%03o", (unsigned char)*text);
+		text += len ?: 1;
+	}
+	*to = '\0';
+	return escaped;
+}
+
+/*
+ * A path as it can be shown to terminals and in JSON, on one line.  As in
+ * /proc/self/mountinfo, \ooo is a byte.  Return: good until the next call.
+ */
+const char *printable(const char *path)
+{
+	static char *escaped;
+
+	free(escaped);
+	escaped = escape(path, "");
+	return escaped ?: "?";
+}
+
 static int print_text(cJSON *object, char *text)
 {
 	cJSON_Delete(object);
@@ -120,13 +183,16 @@ void print_wrapped(int column, int indent, const char *text)
 /* Prints one line, or an object {"error", "status"} with --json. */
 int fail(int status, const char *fmt, ...)
 {
-	char *text = NULL;
+	char *raw = NULL, *text = NULL;
 	va_list ap;
 
 	va_start(ap, fmt);
-	if (vasprintf(&text, fmt, ap) < 0)
-		text = NULL;
+	if (vasprintf(&raw, fmt, ap) < 0)
+		raw = NULL;
 	va_end(ap);
+	/* Logs have several lines, and a path may be printable already. */
+	if (raw)
+		text = escape(raw, "\n\t\\");
 
 	if (options.json) {
 		cJSON *object = cJSON_CreateObject();
@@ -138,5 +204,6 @@ int fail(int status, const char *fmt, ...)
 		fprintf(stderr, "ksmx: %s\n", text ?: "out of memory");
 	}
 	free(text);
+	free(raw);
 	return status;
 }

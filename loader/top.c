@@ -43,7 +43,6 @@ static double now(void)
 static cJSON *read_files(void)
 {
 	struct look_count files[MAX_FILES];
-	char path[PATH_MAX + LOOK_PATH];
 	cJSON *list = cJSON_CreateArray();
 	int i, nr;
 
@@ -51,8 +50,7 @@ static cJSON *read_files(void)
 	for (i = 0; i < nr; i++) {
 		cJSON *item = cJSON_CreateObject();
 
-		look_path(files[i].id, path, sizeof(path));
-		cJSON_AddStringToObject(item, "path", path);
+		cJSON_AddStringToObject(item, "path", look_path(files[i].id));
 		cJSON_AddNumberToObject(item, "pages", files[i].pages);
 		cJSON_AddItemToArray(list, item);
 	}

@@ -516,6 +516,54 @@ test_dump()
 	expect 4 'be root' nobody ksmx dump
 }
 
+# is_json COMMAND...: what it prints is one object or more, also for readers that
+# are strict
+is_json()
+{
+	"$@" | python3 -c 'import json, sys
+text = sys.stdin.buffer.read().decode().strip()
+while text:
+    text = text[json.JSONDecoder().raw_decode(text)[1]:].lstrip()' ||
+		wrong "not JSON: $*"
+}
+
+# Who names a file does not get to talk to root's terminal.
+test_odd_names()
+{
+	local name=$'\xc3\xa4 \\\n\e[31m\xff\xc2\x9b' command
+	local shown=$'\xc3\xa4'' \\134\\012\\033\[31m\\377\\302\\233'
+
+	mkdir "$work/$name"
+	head -c 40960 /dev/urandom >"$work/$name/a"
+	copy "$work/$name/a" "$work/b"
+	sync
+	ksmx load all --set idle_ms=10 >/dev/null
+	wait_for merged_is 10
+	expect 0 "$work/$shown/a$" ksmx dump
+	expect 0 "$work/$shown/a, page 0$" ksmx explain "$work/b"
+	expect 0 "%  $work/$shown/a$" ksmx estimate "$work/b" "$work/$name"
+	expect 2 "^ksmx: $work/$shown is no regular file$" \
+		ksmx explain "$work/$name"
+	expect 2 "^ksmx: x$shown: No such file" ksmx estimate "x$name"
+	expect 2 "unknown command 'x\\\\033'" ksmx $'x\e'
+	same "with whom" "$(printf %b "$(ksmx explain --json "$work/b" |
+		jq -r '.ranges[0].with[0].path')")" "$work/$name/a"
+
+	chmod 755 "$work"
+	chmod 700 "$work/$name"
+	expect 0 "^ksmx: $work/$shown: left out: Permission denied$" \
+		nobody ksmx estimate --all "$work"
+	is_json nobody ksmx --json estimate --all "$work"
+	for command in dump 'top 0.05 1' "estimate --all $work" \
+		       "explain $work/b"; do
+		# shellcheck disable=SC2086 # words
+		is_json ksmx --json $command
+	done
+	is_json ksmx --json explain "$work/$name/a"
+	is_json ksmx --json explain "$work/$name"
+	is_json ksmx --json "x$name"
+}
+
 paths() { ksmx dump --json | jq -r 'select(.root) | .path' | sort -u; }
 
 # A path is one by which the file can be reached, if there is one: all of its
