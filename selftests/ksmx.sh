@@ -940,7 +940,7 @@ test_run_unprivileged()
 {
 	local caps=-all,+bpf,+perfmon object=$objects/ksmx_policy.bpf.o
 	local loader=(setpriv --reuid 65534 --regid 65534 --clear-groups
-		--inh-caps $caps --ambient-caps $caps ksmx)
+		--inh-caps "$caps" --ambient-caps "$caps" ksmx)
 
 	[ ! -e $pins ] || rmdir $pins
 	chmod 1777 /sys/fs/bpf
