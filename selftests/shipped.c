@@ -1024,6 +1024,8 @@ TEST_F(shipped, dryrun)
 	ASSERT_EQ(0, fsync(self->a.fd));
 	model_write(_metadata, &self->a, HIT * PAGE, junk, 3 * PAGE);
 	free(junk);
+	/* It may have looked after the time was new and before the bytes were. */
+	ASSERT_EQ(0, futimens(self->a.fd, NULL));
 	EXPECT_TRUE(WAIT_FOR(look_up(_metadata, self, "report", &zero,
 				     "would_save") == 2 * NPAGES - 3));
 	settle(_metadata, self);
