@@ -48,13 +48,20 @@ static inline size_t nr_pages(const struct file *f)
 	return (f->size + PAGE - 1) / PAGE;
 }
 
-/* Pseudo-random bytes: the same @seed gives the same bytes again. */
+/*
+ * Pseudo-random bytes: the same @seed gives the same bytes again.  Four of them
+ * come eight times in a row, for file systems that compress.
+ */
 static inline void fill(void *buf, size_t len, uint64_t seed)
 {
 	unsigned char *p = buf;
 	uint64_t x = seed * 0x9e3779b97f4a7c15ULL + 1;
 
 	for (size_t i = 0; i < len; i++) {
+		if (i % 32 >= 4) {
+			p[i] = p[i - 4];
+			continue;
+		}
 		x ^= x << 13;
 		x ^= x >> 7;
 		x ^= x << 17;

@@ -13,6 +13,7 @@
 #include <sys/quota.h>
 #include <sys/uio.h>
 #include <linux/falloc.h>
+#include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <linux/fsverity.h>
 
@@ -1299,6 +1300,40 @@ TEST_F(mounted, quota)
 	file_unmap(d, map);
 }
 
+/* The same where quotas are those of subvolumes. */
+TEST_F(mounted, quota_group)
+{
+	struct file *d = &self->d, *e = &self->e;
+	unsigned char *map;
+
+	if (fs_magic(self->dir) != BTRFS_SUPER_MAGIC)
+		SKIP(return, "no quota of subvolumes in this file system");
+	mount_two(_metadata, self, "mkfs.btrfs -qf", "");
+	map = file_map(_metadata, d, PROT_READ | PROT_WRITE, MAP_SHARED);
+	touch(map, SIZE);
+	ASSERT_EQ(0, run("btrfs quota enable %s && "
+			 "btrfs -q quota rescan -w %s && "
+			 "btrfs qgroup limit 4K %s", self->mnt, self->mnt,
+			 self->mnt));
+	EXPECT_EQ(EDQUOT, write_as_owner(_metadata, d, self->junk, HIT * PAGE,
+					 NULL));
+	EXPECT_EQ(SIGBUS, write_as_owner(_metadata, d, self->junk, HIT * PAGE,
+					 map));
+	check_map(d, map);
+	check_file(d);
+	check_file(e);
+	ASSERT_EQ(0, run("btrfs quota disable %s", self->mnt));
+	EXPECT_EQ(0, write_as_owner(_metadata, d, self->junk, HIT * PAGE,
+				    map));
+	model_write(_metadata, d, HIT * PAGE, self->junk, PAGE);
+	check_map(d, map);
+	check_file(d);
+	check_file(e);
+	check_disk(d);
+	check_disk(e);
+	file_unmap(d, map);
+}
+
 /*
  * The old kind of quota file is an ordinary one, until the kernel writes to its
  * blocks behind the back of the page cache.
@@ -1467,6 +1502,68 @@ TEST_F(mounted, snapshot)
 	equal_numbers(_metadata, self, true);
 }
 
+static bool is_compressed(struct __test_metadata *_metadata,
+			  const struct file *f)
+{
+	struct {
+		struct fiemap map;
+		struct fiemap_extent extent;
+	} query = { .map = {
+		.fm_length = f->size,
+		.fm_flags = FIEMAP_FLAG_SYNC,
+		.fm_extent_count = 1,
+	} };
+
+	ASSERT_EQ(0, ioctl(f->fd, FS_IOC_FIEMAP, &query));
+	ASSERT_EQ(1, query.map.fm_mapped_extents);
+	return query.extent.fe_flags & FIEMAP_EXTENT_ENCODED;
+}
+
+/* Compressed pages are read, broken and written back several at once. */
+TEST_F(mounted, compressed)
+{
+	struct file *d = &self->d, *e = &self->e;
+	unsigned char *map;
+	int fd;
+
+	if (fs_magic(self->dir) != BTRFS_SUPER_MAGIC)
+		SKIP(return, "no compression in this file system");
+	mount_two(_metadata, self, "mkfs.btrfs -qf", "-o compress-force=zstd");
+	EXPECT_TRUE(is_compressed(_metadata, d));
+	EXPECT_TRUE(is_compressed(_metadata, e));
+	map = file_map(_metadata, d, PROT_READ | PROT_WRITE, MAP_SHARED);
+	touch(map, SIZE);
+
+	ASSERT_EQ(100, pwrite(d->fd, self->junk, 100, HIT * PAGE + 5));
+	model_write(_metadata, d, HIT * PAGE + 5, self->junk, 100);
+	memcpy(map + 5 * PAGE, self->junk, PAGE);
+	model_write(_metadata, d, 5 * PAGE, self->junk, PAGE);
+	check_map(d, map);
+	check_two(2);
+	check_disk(d);
+	check_disk(e);
+
+	/* What is dropped is read with the rest of its extent. */
+	ASSERT_EQ(0, posix_fadvise(e->fd, PAGE, PAGE, POSIX_FADV_DONTNEED));
+	ASSERT_EQ(0, run("echo 1 >/proc/sys/vm/drop_caches"));
+	check_file(e);
+	check_map(d, map);
+	merge_pages(_metadata, d, 1, e, 1, 1);
+	check_map(d, map);
+
+	fd = open(e->path, O_WRONLY | O_DIRECT);
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(PAGE, pwrite(fd, self->junk, PAGE, PAGE));
+	model_write(_metadata, e, PAGE, self->junk, PAGE);
+	close(fd);
+	check_map(d, map);
+	check_file(d);
+	check_file(e);
+	check_disk(d);
+	check_disk(e);
+	file_unmap(d, map);
+}
+
 /* ---- erofs ---- */
 
 /*
@@ -1477,7 +1574,9 @@ static void erofs(struct __test_metadata *_metadata,
 		  FIXTURE_DATA(mounted) *self, const char *options)
 {
 	struct file *d = &self->d, *e = &self->e, f;
+	char image[MAX_PATH + 4];
 	unsigned char *map[2];
+	struct stat st;
 
 	file_create(_metadata, d, self->dir, "d", SIZE, 1);
 	ASSERT_EQ(0, run("mkdir %s/tree %s/mnt && cp %s %s/tree/e && "
@@ -1485,8 +1584,11 @@ static void erofs(struct __test_metadata *_metadata,
 			 ">/dev/null", self->dir, self->dir, d->path, self->dir,
 			 d->path, self->dir, options, self->dir, self->dir));
 	ASSERT_GT(MAX_PATH, snprintf(self->mnt, MAX_PATH, "%s/mnt", self->dir));
-	ASSERT_EQ(0, run("mount -t erofs -o loop %s.img %s", self->mnt,
-			 self->mnt));
+	snprintf(image, sizeof(image), "%s.img", self->mnt);
+	ASSERT_EQ(0, stat(image, &st));
+	/* Its two files alone are larger if they are not compressed. */
+	EXPECT_EQ(*options != 0, st.st_size < 2 * (NPAGES - 1) * PAGE);
+	ASSERT_EQ(0, run("mount -t erofs -o loop %s %s", image, self->mnt));
 	file_open(_metadata, e, self->mnt, "e", O_RDONLY, d);
 	file_open(_metadata, &f, self->mnt, "f", O_RDONLY, d);
 	read_to_cache(_metadata, e);
