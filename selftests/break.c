@@ -914,6 +914,12 @@ TEST_F(brk, dedupe_range)
 		SKIP(return, "this file system cannot deduplicate ranges");
 	EXPECT_EQ(FILE_DEDUPE_RANGE_SAME, arg.info.status);
 	EXPECT_EQ(2 * PAGE, arg.info.bytes_deduped);
+	/* For the comparison B takes pages of its own. */
+	for (size_t i = HIT; i < HIT + 2; i++) {
+		EXPECT_APART(&t->a, i, &t->b, i);
+		EXPECT_APART(&t->a, i, &t->c, i);
+	}
+	check_totals(3 * NPAGES - 4);
 	check_trio(t);
 
 	file_create(_metadata, &d, t->dir, "d", SIZE, 5);
@@ -922,6 +928,9 @@ TEST_F(brk, dedupe_range)
 	EXPECT_EQ(FILE_DEDUPE_RANGE_DIFFERS, arg.info.status);
 	check_trio(t);
 	file_close(&d);
+	/* Pages that B has shared with A on disk as well are written to. */
+	write_a(_metadata, t, HIT * PAGE, t->junk, 2 * PAGE);
+	check_trio(t);
 }
 
 /* ---- truncate ---- */
@@ -1177,6 +1186,7 @@ static void write_after_move(struct __test_metadata *_metadata,
 	check_broken(t, HIT, HIT + 2);
 }
 
+/* Whether it moves them is a matter of where they lie: move_pages does. */
 TEST_F(brk, compact_memory)
 {
 	struct trio *t = &self->t;
@@ -1354,7 +1364,9 @@ TEST_F(brk, swapon)
 		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, anon);
 	fill(anon, size / 2, 77);
-	madvise(anon, size / 2, MADV_PAGEOUT);
+	/* Bit 62 of pagemap: it is in swap. */
+	ASSERT_TRUE(WAIT_FOR(!madvise(anon, size / 2, MADV_PAGEOUT) &&
+			     pagemap_of(anon) >> 62 & 1));
 	check_file(&e);
 	touch(anon, size / 2);
 	ASSERT_EQ(0, swapoff(d.path));
@@ -1459,12 +1471,15 @@ TEST_F(brk, no_memory_fault)
 {
 	struct trio *t = &self->t;
 	unsigned char *map;
+	char left[16];
 
 	if (access(FAIL_DIR, F_OK))
 		SKIP(return, "this kernel cannot fail allocations on demand");
 	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
 	fail_allocations(_metadata, "3");
 	memcpy(map + HIT * PAGE, t->junk, PAGE);
+	ASSERT_EQ(0, read_text(FAIL_DIR "times", left, sizeof(left)));
+	EXPECT_EQ(0, atoi(left));
 	fail_allocations(_metadata, "0");
 	model_write(_metadata, &t->a, HIT * PAGE, t->junk, PAGE);
 	check_map(&t->a, map);
