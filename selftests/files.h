@@ -34,6 +34,24 @@
 #define XFS_SUPER_MAGIC	0x58465342
 #endif
 
+#ifndef SYS_cachestat
+#define SYS_cachestat 451
+#endif
+
+/* As in <linux/mman.h> of 6.5 and later. */
+struct cachestat_range {
+	__u64 off;
+	__u64 len;
+};
+
+struct cachestat {
+	__u64 nr_cache;
+	__u64 nr_dirty;
+	__u64 nr_writeback;
+	__u64 nr_evicted;
+	__u64 nr_recently_evicted;
+};
+
 #define MAX_PATH 256
 
 struct file {

@@ -15,24 +15,6 @@
 #define SIZE	((NPAGES - 1) * PAGE + TAIL)
 #define HIT	2
 
-#ifndef SYS_cachestat
-#define SYS_cachestat 451
-#endif
-
-/* As in <linux/mman.h> of 6.5 and later. */
-struct cachestat_range {
-	__u64 off;
-	__u64 len;
-};
-
-struct cachestat {
-	__u64 nr_cache;
-	__u64 nr_dirty;
-	__u64 nr_writeback;
-	__u64 nr_evicted;
-	__u64 nr_recently_evicted;
-};
-
 FIXTURE(merge) {
 	char dir[MAX_PATH];
 	struct file a, b;	/* twins, not merged */

@@ -1410,24 +1410,24 @@ static void damon(struct __test_metadata *_metadata, const char *name,
 	ASSERT_EQ(0, write_text(path, text)) TH_LOG("%s", path);
 }
 
-/* DAMON finds that a mapping is not used, and throws its pages out. */
-TEST_F(mm, damon_pageout)
+/*
+ * DAMON finds that memory from @start to @end is not used, and throws its pages
+ * out; @operations says whose addresses these are.
+ */
+static void damon_pageout(struct __test_metadata *_metadata, struct trio *t,
+			  unsigned char *map, const char *operations,
+			  unsigned long start, unsigned long end)
 {
 	const char *scheme = DAMON "/0/contexts/0/schemes/0/action";
-	struct trio *t = &self->t;
-	unsigned char *map;
 
-	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
 	damon(_metadata, "nr_kdamonds", 1);
 	damon(_metadata, "0/contexts/nr_contexts", 1);
-	ASSERT_EQ(0, write_text(DAMON "/0/contexts/0/operations", "vaddr"));
+	ASSERT_EQ(0, write_text(DAMON "/0/contexts/0/operations", operations));
 	damon(_metadata, "0/contexts/0/targets/nr_targets", 1);
 	damon(_metadata, "0/contexts/0/targets/0/pid_target", getpid());
 	damon(_metadata, "0/contexts/0/targets/0/regions/nr_regions", 1);
-	damon(_metadata, "0/contexts/0/targets/0/regions/0/start",
-	      (uintptr_t)map);
-	damon(_metadata, "0/contexts/0/targets/0/regions/0/end",
-	      (uintptr_t)map + NPAGES * PAGE);
+	damon(_metadata, "0/contexts/0/targets/0/regions/0/start", start);
+	damon(_metadata, "0/contexts/0/targets/0/regions/0/end", end);
 	damon(_metadata, "0/contexts/0/schemes/nr_schemes", 1);
 	ASSERT_EQ(0, write_text(scheme, "pageout"));
 	damon(_metadata, "0/contexts/0/schemes/0/access_pattern/sz/max", ~0UL);
@@ -1449,6 +1449,33 @@ TEST_F(mm, damon_pageout)
 	check_map(&t->a, map);
 	check_trio(t);
 	EXPECT_APART(&t->a, HIT, &t->b, HIT);
+}
+
+TEST_F(mm, damon_pageout)
+{
+	struct trio *t = &self->t;
+	unsigned char *map = map_a(_metadata, t, PROT_READ | PROT_WRITE,
+				   MAP_SHARED);
+
+	damon_pageout(_metadata, t, map, "vaddr", (uintptr_t)map,
+		      (uintptr_t)map + NPAGES * PAGE);
+	file_unmap(&t->a, map);
+}
+
+/* The same by the pages themselves, of which the files share each */
+TEST_F(mm, damon_pageout_physical)
+{
+	struct trio *t = &self->t;
+	unsigned char *map = map_a(_metadata, t, PROT_READ | PROT_WRITE,
+				   MAP_SHARED);
+	unsigned long first = ~0UL, last = 0;
+
+	for (size_t i = 0; i < NPAGES; i++) {
+		first = MIN(first, pfn_of(map + i * PAGE));
+		last = MAX(last, pfn_of(map + i * PAGE));
+	}
+	damon_pageout(_metadata, t, map, "paddr", first * PAGE,
+		      (last + 1) * PAGE);
 	file_unmap(&t->a, map);
 }
 
@@ -1826,6 +1853,73 @@ TEST_F(mm, collapse_mixed)
 	check_broken(t, 0, 0);
 }
 
+#define KHUGEPAGED "/sys/kernel/mm/transparent_hugepage/khugepaged/"
+
+static long full_scans(struct __test_metadata *_metadata)
+{
+	char text[32];
+
+	ASSERT_EQ(0, read_text(KHUGEPAGED "full_scans", text, sizeof(text)));
+	return atol(text);
+}
+
+/* The thread that takes pages into huge ones meets a shared one among them. */
+TEST_F(mm, khugepaged)
+{
+	struct trio *t = &self->t;
+	unsigned char *area[2], *map[2];
+	char sleep_before[32];
+	struct file f[2], e;
+	long scans;
+
+	file_create(_metadata, &e, t->dir, "e", HUGE, 3);
+	for (int i = 0; i < 2; i++) {
+		file_create(_metadata, &f[i], t->dir, i ? "g" : "d", HUGE, 3);
+		if (i == 0)
+			ASSERT_EQ(1, merge_pages(_metadata, &e, 100, &f[0], 100,
+						 1));
+		close(f[i].fd);
+		f[i].fd = open(f[i].path, O_RDONLY);
+		ASSERT_LE(0, f[i].fd);
+		map[i] = map_huge(_metadata, &f[i], &area[i]);
+		ASSERT_EQ(0, madvise(map[i], HUGE, MADV_HUGEPAGE));
+		touch(map[i], HUGE);
+	}
+	drain_lru();
+	ASSERT_EQ(0, read_text(KHUGEPAGED "scan_sleep_millisecs", sleep_before,
+			       sizeof(sleep_before)));
+	ASSERT_EQ(0, write_text(KHUGEPAGED "scan_sleep_millisecs", "0"));
+	/* That of which no page is shared shows when it has been here. */
+	scans = full_scans(_metadata);
+	EXPECT_TRUE(WAIT_FOR((touch(map[1], PAGE),
+			      full_scans(_metadata) >= scans + 2 &&
+			      page_entry(_metadata, "kpageflags",
+					 pfn_of(map[1])) & 1ULL << KPF_THP)));
+	ASSERT_EQ(0, write_text(KHUGEPAGED "scan_sleep_millisecs",
+				sleep_before));
+
+	check_map(&f[0], map[0]);
+	check_map(&f[1], map[1]);
+	ASSERT_EQ(PAGE, pwrite(e.fd, t->junk, PAGE, 100 * PAGE));
+	model_write(_metadata, &e, 100 * PAGE, t->junk, PAGE);
+	check_map(&f[0], map[0]);
+	check_file(&e);
+	for (int i = 0; i < 2; i++) {
+		close(f[i].fd);
+		f[i].fd = open(f[i].path, O_RDWR);
+		ASSERT_LE(0, f[i].fd);
+		ASSERT_EQ(PAGE, pwrite(f[i].fd, t->junk, PAGE, 101 * PAGE));
+		model_write(_metadata, &f[i], 101 * PAGE, t->junk, PAGE);
+		check_map(&f[i], map[i]);
+		check_disk(&f[i]);
+		munmap(area[i], 2 * HUGE);
+		gone(&f[i]);
+	}
+	check_disk(&e);
+	gone(&e);
+	check_broken(t, 0, 0);
+}
+
 /* A futex in a page that can only be read, of a private mapping */
 TEST_F(mm, futex_private)
 {
@@ -1971,6 +2065,7 @@ static const bool watcher_touches[NSTEPS] = {
 /* Which pages are in memory, as the watcher can find out */
 struct view {
 	unsigned char mincore[NPAGES];
+	struct cachestat cachestat[NPAGES];
 	bool cached[NPAGES];	/* read without waiting */
 };
 
@@ -2064,13 +2159,16 @@ static void move_mapping(int *moved, unsigned char *map)
 static void watch(struct __test_metadata *_metadata, struct view *v, int fd,
 		  unsigned char *map)
 {
+	ASSERT_EQ(0, mincore(map, NPAGES * PAGE, v->mincore));
 	for (size_t i = 0; i < NPAGES; i++) {
 		char byte;
 		struct iovec iov = { &byte, 1 };
+		struct cachestat_range range = { i * PAGE, PAGE };
 
+		ASSERT_EQ(0, syscall(SYS_cachestat, fd, &range,
+				     &v->cachestat[i], 0));
 		v->cached[i] = preadv2(fd, &iov, 1, i * PAGE, RWF_NOWAIT) == 1;
 	}
-	ASSERT_EQ(0, mincore(map, NPAGES * PAGE, v->mincore));
 }
 
 struct seen {
@@ -2132,6 +2230,8 @@ static void watch_steps(struct __test_metadata *_metadata, const char *dir,
 	file_create(_metadata, &f, dir, "all", NPAGES * PAGE, 3);
 	file_create(_metadata, &secret, dir, "mine", NPAGES * PAGE, 3);
 	ASSERT_EQ(0, chmod(secret.path, 0600));
+	/* Of others' files mincore() tells nothing. */
+	ASSERT_EQ(0, chown(f.path, NOBODY, NOBODY));
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sock));
 	pid = fork();
 	ASSERT_LE(0, pid);
@@ -2208,6 +2308,14 @@ TEST_F(oracle, resident)
 				    sizeof(struct view))) {
 			TH_LOG("when %s", step_names[step]);
 		}
+	}
+	/* The test can see all that: */
+	for (int i = 0; i < 2; i++) {
+		const struct view *v = &self->seen[i]->views[BOTH_MAP];
+
+		EXPECT_EQ(1, v->mincore[HIT] & 1);
+		EXPECT_EQ(1, v->cachestat[HIT].nr_cache);
+		EXPECT_TRUE(v->cached[HIT]);
 	}
 }
 
