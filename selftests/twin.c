@@ -240,6 +240,8 @@ static void print_ops(const struct op *op, size_t from, size_t to)
 
 static const char *mode_of(const struct twin *t)
 {
+	if (t->keep)
+		return "umount";
 	return t->faults ? "faults" : "sequence";
 }
 
@@ -255,14 +257,35 @@ static void print_failure(const struct twin *t, const struct op *op, size_t nr,
 	print_ops(op, end > LAST_OPS ? end - LAST_OPS : 0, end);
 }
 
+static int nr_nodes(void)
+{
+	return access("/sys/devices/system/node/node1", F_OK) ? 1 : 2;
+}
+
+/* What "make fuzz" was told, it hands over. */
 static void print_again(const char *mode, uint64_t seed, size_t nr)
 {
-	const char *fs = getenv("FS"), *config = getenv("CONFIG");
+	static const char *const settings[] = {
+		"FS", "MKFS", "MOUNT", "DISK", "MEM", "CPUS", "NUMA", "CONFIG",
+		"KSM_EXT_STRICT", "KSM_EXT_CONTROL", "KSM_EXT_THREADS",
+	};
+	char line[1024] = "";
+	size_t len = 0;
 
-	ksft_print_msg("again: make fuzz%s%s%s%s MODE=%s SEED=%" PRIu64 " OPS=%zu%s\n",
-		       fs ? " FS=" : "", fs ?: "", config ? " CONFIG=" : "",
-		       config ?: "", mode, seed, nr,
-		       control ? " KSM_EXT_CONTROL=1" : "");
+	/* "make check" does not say so */
+	if (nr_nodes() > 1)
+		setenv("NUMA", "2", 0);
+	for (size_t i = 0; i < ARRAY_SIZE(settings); i++) {
+		const char *value = getenv(settings[i]);
+
+		if (value && *value && len < sizeof(line))
+			len += snprintf(line + len, sizeof(line) - len,
+					strpbrk(value, " ;") ? " %s='%s'" :
+							       " %s=%s",
+					settings[i], value);
+	}
+	ksft_print_msg("again: make fuzz%s MODE=%s SEED=%" PRIu64 " OPS=%zu\n",
+		       line, mode, seed, nr);
 }
 
 /* Take out of a sequence that fails what it does not need for that. */
