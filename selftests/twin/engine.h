@@ -26,6 +26,7 @@
 
 #include "../ksm_ext_test.h"
 /* Of the kernel tree */
+#include "../../../lib/test_hmm_uapi.h"
 #include "../../../mm/gup_test.h"
 #include "../../include/uapi/linux/userfaultfd.h"
 
@@ -114,6 +115,7 @@ struct twin {
 	struct io_uring ring;
 	io_context_t aio;
 	int uffd;
+	int device;
 	int gup;		/* the driver that pins pages */
 	struct twin_file *pinned;	/* whose pages it holds, or NULL */
 	size_t pin_off, pin_len;
@@ -726,6 +728,8 @@ static void twin_begin(struct __test_metadata *_metadata, struct twin *t,
 	ASSERT_EQ(0, ioctl(t->uffd, UFFDIO_API, &api)) {
 		TH_LOG("%s", strerror(errno));
 	}
+	t->device = open("/dev/hmm_dmirror0", O_RDWR);
+	ASSERT_LE(0, t->device) TH_LOG("%s", strerror(errno));
 	t->gup = open("/sys/kernel/debug/gup_test", O_RDWR);
 	ASSERT_LE(0, t->gup) TH_LOG("%s", strerror(errno));
 }
@@ -735,6 +739,7 @@ static void twin_end(struct twin *t)
 	io_destroy(t->aio);
 	io_uring_queue_exit(&t->ring);
 	close(t->uffd);
+	close(t->device);
 	close(t->gup);
 	for (int i = 0; i < NFILES; i++)
 		free(t->files[i].mine);

@@ -339,7 +339,7 @@ static void op_private(struct twin *t, const struct op *op)
 		own_end(t, f);
 }
 
-enum { REMAP_MOVE, REMAP_ANEW, REMAP_PROTECT };
+enum { REMAP_MOVE, REMAP_ANEW, REMAP_PROTECT, REMAP_FILE_PAGES };
 
 static void op_remap(struct twin *t, const struct op *op)
 {
@@ -374,6 +374,11 @@ static void op_remap(struct twin *t, const struct op *op)
 			while (mprotect(f->map, MAX_SIZE,
 					PROT_READ | PROT_WRITE))
 				faults_end(t);
+		break;
+	case REMAP_FILE_PAGES:
+		munlock(f->map, MAX_SIZE);
+		done(t, "remap_file_pages",
+		     remap_file_pages(f->map, MAX_SIZE, 0, 0, 0));
 		break;
 	}
 }
@@ -1030,7 +1035,8 @@ static void op_unmerge(struct twin *t, const struct op *op)
 
 enum {
 	CHECK_READ, CHECK_NOWAIT, CHECK_MAP, CHECK_FRESH, CHECK_PEER,
-	CHECK_PRIVATE, CHECK_SPLICE, CHECK_REMOTE, CHECK_DIRECT,
+	CHECK_PRIVATE, CHECK_SPLICE, CHECK_VMSPLICE, CHECK_REMOTE, CHECK_SELF,
+	CHECK_DEVICE, CHECK_DIRECT,
 };
 
 static void check_private(struct twin *t, const struct twin_file *f, size_t off,
@@ -1046,6 +1052,26 @@ static void check_private(struct twin *t, const struct twin_file *f, size_t off,
 			fail(t, "file %c: page %zu that was written through a private mapping changed",
 			     name_of(t, f), off / PAGE);
 	}
+}
+
+/* A device with page tables of its own, which follow those of this process */
+static void check_device(struct twin *t, struct twin_file *f, size_t off,
+			 size_t len)
+{
+	static const int declines[] = { EBUSY, 0 };
+	size_t from = off & -PAGE;
+	struct hmm_dmirror_cmd cmd = {
+		.addr = (uintptr_t)f->map + from,
+		.ptr = (uintptr_t)t->io,
+		.npages = page_end(off + len - from) / PAGE,
+	};
+
+	/* when others change page tables all the time */
+	if (t->storm)
+		t->declines = declines;
+	if (done(t, "read by a device",
+		 ioctl(t->device, HMM_DMIRROR_READ, &cmd)))
+		compare(t, f, "device", t->io, from, cmd.npages * PAGE);
 }
 
 static void check(struct twin *t, struct twin_file *f, int way, size_t off,
@@ -1101,11 +1127,27 @@ static void check(struct twin *t, struct twin_file *f, int way, size_t off,
 		compare_read(t, f, "splice", off, len, n);
 		break;
 	}
+	case CHECK_VMSPLICE: {
+		struct iovec pages = { f->map + off, len };
+		ssize_t n = vmsplice(t->pipe[1], &pages, 1, SPLICE_F_NONBLOCK);
+
+		if (n > 0)
+			n = read(t->pipe[0], t->io, n);
+		compare_read(t, f, "vmsplice", off, len, n);
+		break;
+	}
 	case CHECK_REMOTE:
-		remote = (struct iovec){ f->slot[0] + off, len };
+	case CHECK_SELF:
+		remote.iov_base = (way == CHECK_SELF ? f->map : f->slot[0]) +
+				  off;
+		remote.iov_len = len;
 		compare_read(t, f, "process_vm_readv", off, len,
-			     process_vm_readv(t->peer.pid, &iov, 1, &remote,
-					      1, 0));
+			     process_vm_readv(way == CHECK_SELF ? getpid() :
+								  t->peer.pid,
+					      &iov, 1, &remote, 1, 0));
+		break;
+	case CHECK_DEVICE:
+		check_device(t, f, off, len);
 		break;
 	case CHECK_DIRECT:
 		/* writes what is dirty first */
@@ -1144,7 +1186,7 @@ static void op_check_all(struct twin *t, const struct op *op)
 
 /* ---- the table ---- */
 
-#define MAX_WAYS 10
+#define MAX_WAYS 12
 
 /*
  * Allocations may fail on purpose all the time.  File systems do not undo what
@@ -1182,7 +1224,7 @@ static const struct operation {
 	{ "store", op_store, 14, MAY_FAIL | CHANGES,
 	  { "kept", "after-load", "fresh", "populated", "peer" } },
 	{ "private", op_private, 4, MAY_FAIL | CHANGES, { "kept", "fresh" } },
-	{ "remap", op_remap, 2, 0, { "move", "anew", "protect" } },
+	{ "remap", op_remap, 2, 0, { "move", "anew", "protect", "file-pages" } },
 	{ "advise", op_advise, 6, MAY_FAIL,
 	  { "dontneed", "pageout", "cold", "populate-read", "populate-write",
 	    "willneed", "soft-offline" } },
@@ -1211,8 +1253,9 @@ static const struct operation {
 	{ "unmerge", op_unmerge, 1, MERGES, { "range" } },
 	{ "check", op_check, 10, MAY_FAIL | MAY_FAIL_IO,
 	  { "read", "nowait", "map", "fresh", "peer", "private", "splice",
-	    "remote", "direct" } },
-	{ "check-all", op_check_all, 1, 0, { "read", "map", "fresh", "peer" } },
+	    "vmsplice", "remote", "self", "device", "direct" } },
+	{ "check-all", op_check_all, 1, 0,
+	  { "read", "nowait", "map", "fresh", "peer" } },
 };
 
 /* Indexes of those that the generator names */
