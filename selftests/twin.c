@@ -50,17 +50,18 @@ static unsigned int draw(uint64_t *state)
 	return (x ^ x >> 31) >> 32;
 }
 
-static unsigned int draw_code(uint64_t *state, bool storm)
+/* Those that have one of the flags @but are left out. */
+static unsigned int draw_code(uint64_t *state, unsigned int but)
 {
 	unsigned int sum = 0, code;
 
 	for (code = 0; code < ARRAY_SIZE(ops); code++) {
-		if (!storm || !(ops[code].flags & (MERGES | ALONE)))
+		if (!(ops[code].flags & but))
 			sum += ops[code].weight;
 	}
 	sum = draw(state) % sum;
 	for (code = 0;; code++) {
-		if (storm && (ops[code].flags & (MERGES | ALONE)))
+		if (ops[code].flags & but)
 			continue;
 		if (sum < ops[code].weight)
 			return code;
@@ -102,10 +103,15 @@ static unsigned int draw_len(uint64_t *state)
 	return 1 + draw(state) % (x % 2 ? PAGE : 16 * PAGE);
 }
 
-/* The ops of an episode depend on nothing but its seed and the mode. */
+/*
+ * The ops of an episode depend on nothing but its seed, the mode, and whether
+ * the thread has the pins, as the first has.
+ */
 static void draw_ops(const struct twin *t, uint64_t seed, struct op *op,
 		     unsigned int nr)
 {
+	unsigned int but = (t->storm ? MERGES | ALONE : 0) |
+			   (t->pins ? 0 : PINS);
 	uint64_t state = seed;
 	const struct op *end = op + nr;
 
@@ -115,7 +121,7 @@ static void draw_ops(const struct twin *t, uint64_t seed, struct op *op,
 		unsigned int x = draw(&state);
 
 		memset(op, 0, sizeof(*op));
-		op->code = draw_code(&state, t->storm);
+		op->code = draw_code(&state, but);
 		op->way = draw_way(&state, op->code);
 		op->file = x % NFILES;
 		op->other = (op->file + 1 + x / NFILES % (NFILES - 1)) % NFILES;
@@ -425,6 +431,7 @@ static void run_sequence(struct __test_metadata *_metadata, struct twin *t,
 	CPU_ZERO(&cpus);
 	CPU_SET(sched_getcpu(), &cpus);
 	sched_setaffinity(0, sizeof(cpus), &cpus);
+	t->pins = true;
 	twin_begin(_metadata, t, dir);
 	ASSERT_TRUE(twin_enter(t));
 	for (unsigned long left = nr_ops; left && ok; seed++) {
@@ -522,6 +529,7 @@ static void run_storm(struct __test_metadata *_metadata,
 
 		w->t = &self->t[i];
 		w->t->storm = true;
+		w->t->pins = !i;
 		w->seed = self->seed + i * SEEDS_APART;
 		w->ops = nr_ops / self->threads;
 		w->stop = stop;

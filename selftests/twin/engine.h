@@ -100,6 +100,7 @@ struct twin {
 	bool trace;
 	bool xfs;
 	bool no_pins;		/* nothing is written through pins of pages */
+	bool pins;		/* the driver that pins pages is this thread's */
 	bool keep;		/* files stay at the end, for umount */
 	bool faults;		/* allocations and requests fail on purpose */
 	struct twin_file files[NFILES];
@@ -611,10 +612,10 @@ static void pipes_begin(struct twin *t)
 	fcntl(t->tee[0], F_SETPIPE_SZ, 2 * MAX_SIZE);
 }
 
-/* There is one pin in all; threads do not use it. */
+/* There is one pin in all, which one thread may use. */
 static void pin_end(struct twin *t)
 {
-	if (!t->storm)
+	if (t->pins)
 		ioctl(t->gup, PIN_LONGTERM_TEST_STOP);
 	t->pinned = NULL;
 }

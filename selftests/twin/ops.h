@@ -1199,10 +1199,12 @@ static void op_check_all(struct twin *t, const struct op *op)
 #define CHANGES		4
 /* Only where the sequence merges by itself; allocations may fail in the verbs */
 #define MERGES		8
-/* Only where there is one thread: there is one such thing in the machine */
+/* Only where there is one thread */
 #define ALONE		16
 /* Takes pages out of the file, pinned ones as well */
 #define REMOVES		32
+/* Only for the one thread that has the pins */
+#define PINS		64
 
 static const struct operation {
 	const char *name;
@@ -1231,7 +1233,7 @@ static const struct operation {
 	{ "remove", op_remove, 1, REMOVES | CHANGES, { "range" } },
 	{ "lock", op_lock, 2, MAY_FAIL, { "all", "on-fault", "unlock" } },
 	{ "protect", op_protect, 2, MAY_FAIL | ALONE, { "on", "off" } },
-	{ "pin", op_pin, 4, MAY_FAIL | ALONE,
+	{ "pin", op_pin, 4, MAY_FAIL | PINS,
 	  { "hold", "hold-fast", "check", "end" } },
 	{ "fork", op_fork, 1, CHANGES, { "check", "store" } },
 	{ "poke", op_poke, 3, MAY_FAIL | CHANGES, { "self", "peer", "mem" } },
