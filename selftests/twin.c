@@ -574,6 +574,19 @@ static struct bpf_link *attach_all(struct __test_metadata *_metadata)
 	return link;
 }
 
+/* It has to be in charge yet: one that was ejected merges nothing. */
+static void detach_all(struct __test_metadata *_metadata, struct bpf_link *link)
+{
+	char state[MAX_PATH], why[MAX_PATH];
+
+	if (control)
+		return;
+	ASSERT_EQ(0, read_text(KSM_EXT_SYSFS "state", state, sizeof(state)));
+	ASSERT_EQ(0, read_text(KSM_EXT_SYSFS "exit", why, sizeof(why)));
+	EXPECT_STREQ("active", state) TH_LOG("policy all: %s", why);
+	bpf_link__destroy(link);
+}
+
 TEST_F_TIMEOUT(twin, storm, INT_MAX)
 {
 	struct bpf_link *link = attach_all(_metadata);
@@ -581,7 +594,7 @@ TEST_F_TIMEOUT(twin, storm, INT_MAX)
 	atomic_bool stop = false;
 
 	run_storm(_metadata, self, "storm", nr, &stop);
-	bpf_link__destroy(link);
+	detach_all(_metadata, link);
 	check_breaks(_metadata, self->breaks, nr);
 }
 
@@ -593,24 +606,36 @@ TEST_F_TIMEOUT(twin, storm, INT_MAX)
 struct pressure {
 	const struct twin *t;
 	unsigned int threads;
+	int nodes;
 	char reclaim[MAX_PATH];
 	atomic_bool *stop;
+	unsigned long moved;	/* pages, to another node */
 };
 
-/* Pages of the kept mappings, wherever they are by now. */
-static void move_all(const struct twin *t, int node)
+/*
+ * Pages of the kept mappings, wherever they are by now.
+ * Return: how many were on another node before.
+ */
+static unsigned long move_all(const struct twin *t, int node)
 {
-	int status[2 * MAX_PAGES], nodes[2 * MAX_PAGES];
+	int was[2 * MAX_PAGES], is[2 * MAX_PAGES], nodes[2 * MAX_PAGES];
 	void *addr[2 * MAX_PAGES];
+	const size_t nr = ARRAY_SIZE(addr);
+	unsigned long moved = 0;
 
 	for (int i = 0; i < NFILES; i++) {
-		for (size_t j = 0; j < ARRAY_SIZE(addr); j++) {
+		for (size_t j = 0; j < nr; j++) {
 			addr[j] = t->files[i].slot[0] + j * PAGE;
 			nodes[j] = node;
 		}
-		syscall(SYS_move_pages, 0, ARRAY_SIZE(addr), addr, nodes,
-			status, MPOL_MF_MOVE_ALL);
+		if (syscall(SYS_move_pages, 0, nr, addr, NULL, was, 0) ||
+		    syscall(SYS_move_pages, 0, nr, addr, nodes, is,
+			    MPOL_MF_MOVE_ALL) < 0)
+			continue;
+		for (size_t j = 0; j < nr; j++)
+			moved += was[j] >= 0 && was[j] != node && is[j] == node;
 	}
+	return moved;
 }
 
 static void *press(void *arg)
@@ -619,12 +644,38 @@ static void *press(void *arg)
 
 	for (unsigned int i = 0; !*p->stop; i++) {
 		write_text(p->reclaim, "256K");
-		move_all(&p->t[i % p->threads], i / p->threads % 2);
+		p->moved += move_all(&p->t[i % p->threads],
+				     i / p->threads % p->nodes);
 		if (i % 16 == 0)
 			write_text("/proc/sys/vm/compact_memory", "1");
 		sched_yield();
 	}
 	return NULL;
+}
+
+static long vmstat(struct __test_metadata *_metadata, const char *name)
+{
+	FILE *in = fopen("/proc/vmstat", "r");
+	bool found = false;
+	char line[128];
+	long nr = 0;
+
+	ASSERT_NE(NULL, in);
+	while (!found && fscanf(in, "%127s %ld", line, &nr) == 2)
+		found = !strcmp(line, name);
+	fclose(in);
+	ASSERT_TRUE(found) TH_LOG("%s", name);
+	return nr;
+}
+
+static void check_effect(struct __test_metadata *_metadata, const char *what,
+			 long n, unsigned long ops)
+{
+	TH_LOG("%ld pages %s", n, what);
+	/* one that stopped early had no time */
+	if (__test_passed(_metadata)) {
+		EXPECT_LE(ops / 100, n);
+	}
 }
 
 TEST_F_TIMEOUT(twin, pressure, INT_MAX)
@@ -633,6 +684,9 @@ TEST_F_TIMEOUT(twin, pressure, INT_MAX)
 	struct bpf_link *link = attach_all(_metadata);
 	unsigned long nr = self->ops ?: PRESSURE_OPS;
 	char group[MAX_PATH - 32], procs[MAX_PATH];
+	long scanned = vmstat(_metadata, "compact_migrate_scanned");
+	long migrated = vmstat(_metadata, "pgmigrate_success");
+	long reclaimed = control ? 0 : counter(_metadata, "break/reclaim");
 	atomic_bool stop = false;
 	pthread_t thread;
 
@@ -643,13 +697,24 @@ TEST_F_TIMEOUT(twin, pressure, INT_MAX)
 	snprintf(procs, sizeof(procs), "%s/cgroup.procs", group);
 	ASSERT_EQ(0, write_text(procs, "0"));
 	snprintf(p.reclaim, sizeof(p.reclaim), "%s/memory.reclaim", group);
+	p.nodes = nr_nodes();
 	p.stop = &stop;
 	ASSERT_EQ(0, pthread_create(&thread, NULL, press, &p));
 
 	run_storm(_metadata, self, "pressure", nr, &stop);
 	pthread_join(thread, NULL);
-	bpf_link__destroy(link);
+	detach_all(_metadata, link);
 	check_breaks(_metadata, self->breaks, nr);
+	check_effect(_metadata, "were looked at by compaction",
+		     vmstat(_metadata, "compact_migrate_scanned") - scanned, nr);
+	check_effect(_metadata, "migrated",
+		     vmstat(_metadata, "pgmigrate_success") - migrated, nr);
+	if (p.nodes > 1)
+		check_effect(_metadata, "moved to another node", p.moved, nr);
+	if (!control)
+		check_effect(_metadata, "were reclaimed that were shared",
+			     counter(_metadata, "break/reclaim") - reclaimed,
+			     nr);
 	ASSERT_EQ(0, write_text(CGROUPS "cgroup.procs", "0"));
 	EXPECT_EQ(0, rmdir(group));
 }
