@@ -35,6 +35,10 @@
 #define THREADS		3
 #define MAX_THREADS	16
 
+/* At least one of so many operations makes an alias of many pages. */
+#define SEQUENCE_LARGE	100
+#define STORM_LARGE	1000
+
 /* Printed of a failed episode, up to the operation that found it */
 #define LAST_OPS	12
 
@@ -360,6 +364,47 @@ static void explain(struct twin *t, struct op *op, size_t nr)
 	print_ops(op, 0, nr);
 }
 
+/* ---- large folios ---- */
+
+#define TRACING		"/sys/kernel/tracing/instances/twin/"
+#define TRACE_BREAKS	TRACING "events/ksm_ext/ksm_ext_break/"
+
+/* From here on, count aliases of many pages as they end. */
+static void large_begin(struct __test_metadata *_metadata)
+{
+	if (control)
+		return;
+	/* an earlier test may have died */
+	rmdir(TRACING);
+	ASSERT_EQ(0, mkdir(TRACING, 0755)) TH_LOG("%s", strerror(errno));
+	ASSERT_EQ(0, write_text(TRACE_BREAKS "filter", "nr > 1"));
+	ASSERT_EQ(0, write_text(TRACE_BREAKS "enable", "1"));
+}
+
+static void large_end(struct __test_metadata *_metadata)
+{
+	if (control)
+		return;
+	EXPECT_EQ(0, write_text(TRACE_BREAKS "enable", "0"));
+	EXPECT_EQ(0, rmdir(TRACING)) TH_LOG("%s", strerror(errno));
+}
+
+static unsigned long large_ended(struct __test_metadata *_metadata)
+{
+	FILE *trace = fopen(TRACING "trace", "r");
+	unsigned long nr = 0;
+	char line[512];
+	bool found = false;
+
+	ASSERT_NE(NULL, trace);
+	while (!found && fgets(line, sizeof(line), trace))
+		found = sscanf(line, "# entries-in-buffer/entries-written: %*u/%lu",
+			       &nr) == 1;
+	fclose(trace);
+	ASSERT_TRUE(found);
+	return nr;
+}
+
 /* ---- tests ---- */
 
 FIXTURE(twin) {
@@ -396,28 +441,40 @@ FIXTURE_SETUP(twin)
 	self->t = calloc(MAX_THREADS, sizeof(*self->t));
 	ASSERT_NE(NULL, self->t);
 	test_begin(_metadata, self->dir);
+	large_begin(_metadata);
 	if (!control)
 		self->breaks = all_breaks(_metadata);
 }
 
 FIXTURE_TEARDOWN(twin)
 {
+	large_end(_metadata);
 	test_end(_metadata, self->dir);
 	free(self->t);
 }
 
-/* Had little been merged, little would be shown. */
-static void check_breaks(struct __test_metadata *_metadata, long before,
-			 unsigned long ops)
+/*
+ * Had little been merged, little would be shown.  On xfs, which has large
+ * folios, one operation of @large at least makes an alias of many pages.
+ */
+static void check_breaks(struct __test_metadata *_metadata,
+			 const FIXTURE_DATA(twin) *self, unsigned long ops,
+			 unsigned long large)
 {
+	unsigned long ended;
 	long breaks;
 
 	/* one that stopped early had no time */
 	if (control || !__test_passed(_metadata))
 		return;
-	breaks = all_breaks(_metadata) - before;
-	TH_LOG("%lu operations, %ld breaks", ops, breaks);
+	breaks = all_breaks(_metadata) - self->breaks;
+	ended = large_ended(_metadata);
+	TH_LOG("%lu operations, %ld breaks, %lu aliases of many pages", ops,
+	       breaks, ended);
 	EXPECT_LE(ops / 10, breaks);
+	if (self->t->xfs && !strict) {
+		EXPECT_LE(ops / large, ended);
+	}
 }
 
 static void run_sequence(struct __test_metadata *_metadata, struct twin *t,
@@ -459,7 +516,7 @@ TEST_F_TIMEOUT(twin, sequence, INT_MAX)
 
 	manual_attach();
 	run_sequence(_metadata, self->t, self->dir, self->seed, nr);
-	check_breaks(_metadata, self->breaks, nr);
+	check_breaks(_metadata, self, nr, SEQUENCE_LARGE);
 }
 
 /* Pages are still shared when the file system goes away. */
@@ -477,6 +534,7 @@ TEST_F_TIMEOUT(twin, umount, INT_MAX)
 	EXPECT_EQ(0, umount(mnt)) TH_LOG("umount: %s", strerror(errno));
 	EXPECT_COUNTER("aliases", 0);
 	EXPECT_COUNTER("pages_shared", 0);
+	check_breaks(_metadata, self, EPISODE, SEQUENCE_LARGE);
 }
 
 /* ---- storms ---- */
@@ -595,7 +653,7 @@ TEST_F_TIMEOUT(twin, storm, INT_MAX)
 
 	run_storm(_metadata, self, "storm", nr, &stop);
 	detach_all(_metadata, link);
-	check_breaks(_metadata, self->breaks, nr);
+	check_breaks(_metadata, self, nr, STORM_LARGE);
 }
 
 /* ---- pressure ---- */
@@ -704,7 +762,7 @@ TEST_F_TIMEOUT(twin, pressure, INT_MAX)
 	run_storm(_metadata, self, "pressure", nr, &stop);
 	pthread_join(thread, NULL);
 	detach_all(_metadata, link);
-	check_breaks(_metadata, self->breaks, nr);
+	check_breaks(_metadata, self, nr, STORM_LARGE);
 	check_effect(_metadata, "were looked at by compaction",
 		     vmstat(_metadata, "compact_migrate_scanned") - scanned, nr);
 	check_effect(_metadata, "migrated",
@@ -785,7 +843,7 @@ TEST_F_TIMEOUT(twin, faults, INT_MAX)
 	run_sequence(_metadata, self->t, self->dir, self->seed, nr);
 	EXPECT_EQ(0, write_text("/dev/kmsg", "twin: allocations fail no more"));
 	EXPECT_LE(nr / 50, self->t->nr_injected);
-	check_breaks(_metadata, self->breaks, nr);
+	check_breaks(_metadata, self, nr, SEQUENCE_LARGE);
 }
 
 int main(int argc, char **argv)

@@ -37,6 +37,8 @@
 
 /* Contents are pieces of pages filled from one of these, at the same offset. */
 #define NPATTERNS	6
+/* Or by this, and the number of the page */
+#define NUMBERED	0xe0
 
 /* An operation of that many seconds, twice as long at most, hangs. */
 #define HANG_SECONDS	10

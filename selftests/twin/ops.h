@@ -26,6 +26,9 @@
 
 #define SECTOR	512UL
 
+/* How long a storm leaves new twins to the policy */
+#define POLICY_US	10000
+
 static struct twin_file *file_of(struct twin *t, const struct op *op)
 {
 	return &t->files[op->file];
@@ -860,9 +863,27 @@ static void op_fallocate(struct twin *t, const struct op *op)
 	}
 }
 
-enum { REPLACE_CREATE, REPLACE_RENAME };
+/*
+ * Empty @f, and write the first @size bytes of t->data in one go: that may take
+ * large folios.
+ */
+static void write_anew(struct twin *t, struct twin_file *f, size_t size)
+{
+	int fd = open(f->f.path, O_WRONLY | O_TRUNC);
 
-/* Another file takes the name: one like the other file. */
+	if (fd < 0)
+		fail(t, "%s: %s", f->f.path, strerror(errno));
+	close(fd);
+	if (t->pinned == f)
+		t->pinned = NULL;
+	changed(t, f, 0, NULL, 0, 0, true);
+	wrote(t, f, "write", 0, t->data, size,
+	      pwrite(f->f.fd, t->data, size, 0));
+}
+
+enum { REPLACE_CREATE, REPLACE_RENAME, REPLACE_TRUNCATE };
+
+/* Another file takes the name, or what it holds: one like the other file. */
 static void op_replace(struct twin *t, const struct op *op)
 {
 	struct twin_file *f = file_of(t, op), *g = other_of(t, op);
@@ -870,6 +891,10 @@ static void op_replace(struct twin *t, const struct op *op)
 
 	faults_end(t);
 	memcpy(t->data, g->f.want, g->f.size);
+	if (op->way == REPLACE_TRUNCATE) {
+		write_anew(t, f, g->f.size);
+		return;
+	}
 	if (op->way == REPLACE_CREATE) {
 		file_end(t, f);
 		make_file(t, f->f.path, g->f.size);
@@ -883,6 +908,29 @@ static void op_replace(struct twin *t, const struct op *op)
 	memcpy(f->f.want, g->f.want, MAX_SIZE);
 	f->f.size = g->f.size;
 	file_begin(t, f);
+}
+
+/*
+ * Both files are like the other one, but no page is like any other than its
+ * twin: the policy "all" would merge it with that, and split large folios.
+ */
+static void op_twins(struct twin *t, const struct op *op)
+{
+	struct twin_file *f = file_of(t, op), *g = other_of(t, op);
+	size_t size = g->f.size;
+
+	memcpy(t->data, g->f.want, size);
+	for (size_t i = 0; i * PAGE < size; i++) {
+		unsigned int number = t->now << 8 | NUMBERED | i;
+
+		memcpy(t->data + i * PAGE, &number, sizeof(number));
+	}
+	write_anew(t, f, size);
+	write_anew(t, g, size);
+	write_back(f);
+	write_back(g);
+	if (t->storm)
+		usleep(POLICY_US);
 }
 
 /* ---- to the disk, and out of memory ---- */
@@ -970,47 +1018,80 @@ static __u64 id_of(struct twin *t, struct twin_file *f)
 	return f->id;
 }
 
-enum { MERGE_PAGES, MERGE_ALL, MERGE_SHIFTED, MERGE_AS_IT_IS };
+/* How many pages in a row, @max at most, are equal as the models say. */
+static unsigned int equal_pages(const struct twin_file *f, size_t i,
+				const struct twin_file *g, size_t j, size_t max)
+{
+	unsigned int n = 0;
 
+	while (n < max && !memcmp(f->f.want + (i + n) * PAGE,
+				  g->f.want + (j + n) * PAGE, PAGE))
+		n++;
+	return n;
+}
+
+enum {
+	MERGE_PAGES, MERGE_RUNS, MERGE_ALL, MERGE_SHIFTED, MERGE_AS_IT_IS,
+	MERGE_ANEW, MERGE_TWINS,
+};
+
+/*
+ * A large folio is merged whole if all of it is asked for at once, and has a
+ * twin; else it is split.
+ */
 static void op_merge(struct twin *t, const struct op *op)
 {
 	struct twin_file *f = file_of(t, op), *g = other_of(t, op);
-	size_t i = op->off / PAGE, j = i, end = page_end(op->off + op->len);
+	size_t i = op->off / PAGE, j = i;
+	size_t end = page_end(room(op->off, op->len) + op->off) / PAGE;
 	struct manual_args args = {};
+	unsigned int n;
 
+	if (op->way == MERGE_ANEW) {
+		/* the other may be in large folios that are shared already */
+		memcpy(t->data, g->f.want, g->f.size);
+		write_anew(t, f, g->f.size);
+	} else if (op->way == MERGE_TWINS) {
+		op_twins(t, op);
+	}
 	if (op->way != MERGE_AS_IT_IS) {
 		make_mergeable(t, f);
 		make_mergeable(t, g);
 	}
 	if (control)
 		return;
-	if (op->way == MERGE_ALL) {
-		i = j = 0;
-		end = MAX_SIZE;
-	} else if (op->way == MERGE_SHIFTED) {
+	if (op->way == MERGE_SHIFTED) {
 		j = op->off2 / PAGE;
+	} else if (op->way == MERGE_ALL || op->way >= MERGE_ANEW) {
+		i = j = 0;
+		end = MAX_PAGES;
 	}
 	args.dst = id_of(t, g);
 	args.src = id_of(t, f);
 	if (!args.dst || !args.src)
 		return;
 	faults_begin(t, op->nth, false);
-	for (; i * PAGE < end && i < MAX_PAGES && j < MAX_PAGES; i++, j++) {
+	for (; i < end && j < MAX_PAGES; i += n, j += n) {
 		int ret;
 
-		/* mostly ask for what has a chance; the kernel compares, too */
-		if (op->way != MERGE_AS_IT_IS &&
-		    memcmp(f->f.want + i * PAGE, g->f.want + j * PAGE, PAGE))
-			continue;
 		args.dst_index = j;
 		args.src_index = i;
-		args.nr = 1;
+		args.nr = op->way == MERGE_PAGES ? 1 :
+						   MIN(end - i, MAX_PAGES - j);
+		/* mostly ask for what has a chance; the kernel compares, too */
+		if (op->way != MERGE_AS_IT_IS)
+			args.nr = equal_pages(f, i, g, j, args.nr);
+		n = 1;
+		if (!args.nr)
+			continue;
 		ret = manual_call(manual->progs.manual_merge, &args);
-		if (ret > 0)
-			t->merged++;
-		else if (ret == -ECANCELED || ret == -EINVAL ||
-			 ret == -EXDEV || ret == -EPERM)
+		if (ret > 0) {
+			t->merged += ret;
+			n = ret;
+		} else if (ret == -ECANCELED || ret == -EINVAL ||
+			   ret == -EXDEV || ret == -EPERM) {
 			fail(t, "merge: %s", strerror(-ret));
+		}
 	}
 }
 
@@ -1245,13 +1326,15 @@ static const struct operation {
 	{ "fallocate", op_fallocate, 6, REMOVES | CHANGES,
 	  { "plain", "keep-size", "punch", "zero", "zero-keep", "collapse",
 	    "insert" } },
-	{ "replace", op_replace, 1, REMOVES | CHANGES, { "create", "rename" } },
+	{ "replace", op_replace, 2, REMOVES | CHANGES,
+	  { "create", "rename", "truncate" } },
+	{ "twins", op_twins, 2, REMOVES | CHANGES, { "numbered" } },
 	{ "sync", op_sync, 1, 0,
 	  { "fsync", "fdatasync", "msync", "msync-async", "range", "fs" } },
 	{ "cache", op_cache, 4, 0,
 	  { "fadvise", "readahead", "drop", "drop-all", "compact" } },
-	{ "merge", op_merge, 12, MERGES,
-	  { "pages", "all", "shifted", "as-it-is" } },
+	{ "merge", op_merge, 21, MERGES,
+	  { "pages", "runs", "all", "shifted", "as-it-is", "anew", "twins" } },
 	{ "unmerge", op_unmerge, 1, MERGES, { "range" } },
 	{ "check", op_check, 10, MAY_FAIL | MAY_FAIL_IO,
 	  { "read", "nowait", "map", "fresh", "peer", "private", "splice",
