@@ -99,8 +99,8 @@ stress:	## fio and stress-ng on files that are merged (FS= CONFIG=)
 	@selftests/stress/run $(or $(FS),ext4 xfs btrfs)
 
 .PHONY: upstream
-upstream: all kernel-$(CONFIG) kernel-pristine
-upstream:	## the kernel's own mm tests, with the series and without
+upstream: all kernel-$(CONFIG) kernel-$(or $(BASE),pristine)
+upstream:	## the kernel's own mm tests, with the series and without (BASE=)
 	@selftests/upstream/run
 
 .PHONY: bench
