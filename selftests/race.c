@@ -166,8 +166,11 @@ static void *reader(void *arg)
 				  "read";
 		unsigned long low;
 
-		/* sometimes with a page table entry, sometimes without */
-		if (x / 1024 % 8 == 0)
+		/*
+		 * Sometimes with a page table entry, sometimes without.  Who is
+		 * to read by his TLB must not wait for mmap_lock.
+		 */
+		if (x / 1024 % 8 == 0 && !(r->what & ONE_MAPPING))
 			madvise(map, PAGE, MADV_DONTNEED);
 		low = state->done;
 		if (mapped) {
