@@ -459,8 +459,10 @@ static void make_differ(struct __test_metadata *_metadata, struct file *f,
 			size_t first, size_t end)
 {
 	for (size_t i = first; i < end; i++) {
-		ASSERT_EQ(1, pwrite(f->fd, "x", 1, i * PAGE));
-		model_write(_metadata, f, i * PAGE, "x", 1);
+		unsigned char other = ~f->want[i * PAGE];
+
+		ASSERT_EQ(1, pwrite(f->fd, &other, 1, i * PAGE));
+		model_write(_metadata, f, i * PAGE, &other, 1);
 	}
 	ASSERT_EQ(0, fsync(f->fd));
 }
