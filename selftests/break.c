@@ -1805,6 +1805,86 @@ TEST_F(cgroup, swap)
 }
 
 /*
+ * Words go to one shared page after the other, until the group of who writes has
+ * no memory for the next copy and he is killed.  Pages of a locked mapping can
+ * not be thrown out to make room.
+ */
+static void out_of_memory(struct __test_metadata *_metadata, struct trio *t,
+			  bool by_store)
+{
+	const size_t nr = 1024;
+	char dir[MAX_PATH];
+	struct file d, e;
+	size_t written;
+	int status;
+	pid_t pid;
+
+	SKIP_IF_LARGE();
+	file_create(_metadata, &d, t->dir, "d", nr * PAGE, 4);
+	file_create(_metadata, &e, t->dir, "e", nr * PAGE, 4);
+	merge_all(&e, &d);
+	cgroup_new(_metadata, dir, "oom");
+	ASSERT_EQ(0, cgroup_write(dir, "memory.max", "2M"));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		unsigned char *map = file_map(_metadata, &d,
+					      PROT_READ | PROT_WRITE,
+					      MAP_SHARED);
+
+		ASSERT_EQ(0, mlock2(map, nr * PAGE, MLOCK_ONFAULT));
+		ASSERT_EQ(0, cgroup_write(dir, "cgroup.procs", "0"));
+		for (size_t i = 0; i < nr; i++) {
+			if (by_store)
+				memcpy(map + i * PAGE, t->junk, 8);
+			else if (pwrite(d.fd, t->junk, 8, i * PAGE) == 8)
+				touch(map + i * PAGE, 1);
+		}
+		_exit(0);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) {
+		TH_LOG("status %x", status);
+	}
+	EXPECT_EQ(0, run("grep -qx 'oom_kill 1' %s/memory.events", dir));
+
+	for (written = 0; written < nr; written++) {
+		unsigned char word[8];
+
+		ASSERT_EQ(8, pread(d.fd, word, 8, written * PAGE));
+		if (memcmp(word, t->junk, 8))
+			break;
+		model_write(_metadata, &d, written * PAGE, word, 8);
+	}
+	EXPECT_LT(0, written);
+	EXPECT_GT(nr, written);
+	check_file(&d);
+	check_file(&e);
+	check_disk(&d);
+	check_disk(&e);
+	/* The copy may have been there when there was no memory for the rest. */
+	EXPECT_SHARED(&d, written + 1, &e, written + 1);
+	for (size_t i = 0; i < written; i++)
+		EXPECT_APART(&d, i, &e, i);
+	ASSERT_EQ(0, unlink(d.path));
+	ASSERT_EQ(0, unlink(e.path));
+	file_close(&d);
+	file_close(&e);
+	ASSERT_EQ(0, rmdir(dir));
+	check_broken(t, 0, 0);
+}
+
+TEST_F(cgroup, out_of_memory_store)
+{
+	out_of_memory(_metadata, &self->t, true);
+}
+
+TEST_F(cgroup, out_of_memory_write)
+{
+	out_of_memory(_metadata, &self->t, false);
+}
+
+/*
  * Page cache tree nodes that hold nothing but shadow entries are reclaimed by a
  * shrinker; nodes of nothing but alias entries look much like them.  One page
  * in 64 makes many such nodes of few pages.
