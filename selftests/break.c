@@ -202,13 +202,23 @@ TEST_F(brk, madvise_dontneed)
 }
 
 /* May throw shared pages out of memory, but never wrong bytes in. */
+/* Pages go though another file's mapping has them, too. */
 TEST_F(brk, madvise_pageout)
 {
 	struct trio *t = &self->t;
-	unsigned char *map;
+	unsigned char *map, *other;
 
 	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
-	ASSERT_EQ(0, madvise(map, NPAGES * PAGE, MADV_PAGEOUT));
+	other = file_map(_metadata, &t->b, PROT_READ, MAP_SHARED);
+	touch(other, SIZE);
+	for (int i = 0; i < MAX_TRIES && resident(_metadata, &t->a); i++) {
+		touch(map, SIZE);
+		drain_lru();
+		ASSERT_EQ(0, madvise(map, NPAGES * PAGE, MADV_PAGEOUT));
+	}
+	EXPECT_EQ(0, resident(_metadata, &t->a));
+	check_map(&t->b, other);
+	file_unmap(&t->b, other);
 	check_map(&t->a, map);
 	check_file(&t->b);
 	store_a(_metadata, t, map, HIT * PAGE, t->junk, PAGE);
@@ -1203,13 +1213,59 @@ static void write_after_move(struct __test_metadata *_metadata,
 }
 
 /* Whether it moves them is a matter of where they lie: move_pages does. */
-TEST_F(brk, compact_memory)
+/*
+ * Memory is compacted into blocks that are used in part: make a lot of these, of
+ * which every second piece is free, the @first or the last of them most recently.
+ */
+static void *use_blocks_in_part(struct __test_metadata *_metadata, size_t size,
+				bool first)
+{
+	const size_t piece = want_large() ? 2 * SIZE : PAGE;
+	char *blocks = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	ASSERT_NE(MAP_FAILED, blocks);
+	ASSERT_EQ(0, madvise(blocks, size, MADV_NOHUGEPAGE));
+	for (size_t i = 0; i < size; i += PAGE)
+		blocks[i] = 1;
+	for (size_t i = 0; i + 2 * piece <= size; i += 2 * piece) {
+		char *at = blocks + (first ? size - i - 2 * piece : i);
+
+		ASSERT_EQ(0, madvise(at, piece, MADV_DONTNEED));
+	}
+	return blocks;
+}
+
+/* Pages move from the lower to the higher blocks: those of either may be that. */
+TEST_F_TIMEOUT(brk, compact_memory, 240)
 {
 	struct trio *t = &self->t;
+	const size_t size = 256UL << 20;
+	unsigned long was[NPAGES];
 	unsigned char *map;
+	int moved = 0;
 
-	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
-	ASSERT_EQ(0, write_text("/proc/sys/vm/compact_memory", "1"));
+	for (int tries = 0;; tries++) {
+		void *blocks = use_blocks_in_part(_metadata, size, tries % 2);
+
+		/* Anew, where there is room since a moment ago */
+		trio_end(_metadata, t);
+		trio_begin(_metadata, t);
+		map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
+		for (size_t i = 0; i < NPAGES; i++)
+			was[i] = pfn_of(map + i * PAGE);
+		ASSERT_EQ(0, write_text("/proc/sys/vm/compact_memory", "1"));
+		touch(map, SIZE);
+		for (size_t i = 0; i < NPAGES; i++)
+			moved += was[i] != pfn_of(map + i * PAGE);
+		munmap(blocks, size);
+		if (moved || tries == MAX_TRIES)
+			break;
+		file_unmap(&t->a, map);
+	}
+	if (!want_large()) {
+		EXPECT_LT(0, moved);
+	}
 	check_map(&t->a, map);
 	check_broken(t, 0, 0);
 	write_after_move(_metadata, t, map);
@@ -1323,6 +1379,7 @@ TEST_F(brk, madvise_collapse)
 	touch(map, huge);
 	/* Whether it collapses is a matter of the file system. */
 	madvise(map, huge, MADV_COLLAPSE);
+	EXPECT_SHARED(&d, HIT, &e, HIT);
 	check_map(&e, map);
 	check_file(&e);
 	check_file(&d);
@@ -1469,14 +1526,17 @@ TEST_F(brk, no_memory_write)
 {
 	struct trio *t = &self->t;
 	ssize_t n;
+	int err;
 
 	SKIP_IF_LARGE();
 	if (access(FAIL_DIR, F_OK))
 		SKIP(return, "this kernel cannot fail allocations on demand");
 	fail_allocations(_metadata, "-1");
 	n = pwrite(t->a.fd, t->junk, PAGE, HIT * PAGE);
+	err = errno;
 	fail_allocations(_metadata, "0");
 	EXPECT_EQ(-1, n);
+	EXPECT_EQ(ENOMEM, err);
 	check_broken(t, 0, 0);
 	write_a(_metadata, t, HIT * PAGE, t->junk, PAGE);
 	check_broken(t, HIT, HIT + 1);
@@ -1653,6 +1713,12 @@ static void mlocked_stays(struct __test_metadata *_metadata, const char *dir,
 	for (int i = 0; i < 5; i++)
 		cgroup_write(dir, "memory.reclaim", "4M");
 	EXPECT_EQ(NPAGES, resident(_metadata, &t->a));
+	check_map(&t->a, map);
+
+	/* And may be merged again when it is unlocked. */
+	ASSERT_EQ(0, munlock(map, NPAGES * PAGE));
+	check_file(&t->b);
+	EXPECT_EQ(HIT, merge_pages(_metadata, &t->b, 0, &t->a, 0, HIT));
 	check_map(&t->a, map);
 	file_unmap(&t->a, map);
 	reclaim_all(_metadata, dir, t);

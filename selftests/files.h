@@ -380,20 +380,33 @@ static inline bool same_page(struct __test_metadata *_metadata,
 	return pfn_p == pfn_q;
 }
 
+/* What /proc/@name (kpageflags, kpagecount, kpagecgroup) says of a page. */
+static inline uint64_t page_entry(struct __test_metadata *_metadata,
+				  const char *name, unsigned long pfn)
+{
+	char path[MAX_PATH];
+	uint64_t entry;
+	int fd;
+
+	snprintf(path, MAX_PATH, "/proc/%s", name);
+	fd = open(path, O_RDONLY);
+	ASSERT_LE(0, fd) TH_LOG("%s: %s", path, strerror(errno));
+	ASSERT_EQ(sizeof(entry), pread(fd, &entry, sizeof(entry),
+				       pfn * sizeof(entry)));
+	close(fd);
+	return entry;
+}
+
 /* Is page @i of @f part of a large folio? */
 static inline bool in_large_folio(struct __test_metadata *_metadata,
 				  const struct file *f, size_t i)
 {
 	char *p = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, f->fd, i * PAGE);
-	int fd = open("/proc/kpageflags", O_RDONLY);
 	uint64_t flags;
 
 	ASSERT_NE(MAP_FAILED, p);
-	ASSERT_LE(0, fd);
 	touch(p, PAGE);
-	ASSERT_EQ(sizeof(flags), pread(fd, &flags, sizeof(flags),
-				       pfn_of(p) * sizeof(flags)));
-	close(fd);
+	flags = page_entry(_metadata, "kpageflags", pfn_of(p));
 	munmap(p, PAGE);
 	return flags & (1ULL << KPF_COMPOUND_HEAD | 1ULL << KPF_COMPOUND_TAIL);
 }

@@ -490,17 +490,26 @@ TEST_F(large, race_of_sizes)
 	file_close(&c);
 }
 
-/* A bad page: all of the folio is read again, and nobody is killed. */
+/* A bad page: all of the folio is read again, and its memory is given up. */
 TEST_F(large, memory_failure)
 {
 	unsigned char *a, *b;
+	unsigned long pfn;
 
 	merge_all(&self->a, &self->b);
 	a = file_map(_metadata, &self->a, PROT_READ, MAP_SHARED);
 	b = file_map(_metadata, &self->b, PROT_READ, MAP_SHARED);
 	touch(a, NPAGES * PAGE);
 	touch(b, NPAGES * PAGE);
+	pfn = pfn_of(a);
 	ASSERT_EQ(0, madvise(a + 2 * PAGE, PAGE, MADV_HWPOISON));
+	for (size_t i = 0; i < NR; i++) {
+		uint64_t flags = page_entry(_metadata, "kpageflags", pfn + i);
+
+		EXPECT_EQ(1ULL << KPF_HWPOISON,
+			  flags & (1ULL << KPF_HWPOISON | 1ULL << KPF_LRU));
+		EXPECT_EQ(0, page_entry(_metadata, "kpagecgroup", pfn + i));
+	}
 	check_map(&self->a, a);
 	check_map(&self->b, b);
 	check_totals(2 * NR);

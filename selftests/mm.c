@@ -1281,22 +1281,6 @@ TEST_F(mm, merge_with_userfaultfd_wp)
 	close(uffd);
 }
 
-static __u64 page_entry(struct __test_metadata *_metadata, const char *name,
-			unsigned long pfn)
-{
-	char path[MAX_PATH];
-	__u64 entry;
-	int fd;
-
-	snprintf(path, MAX_PATH, "/proc/%s", name);
-	fd = open(path, O_RDONLY);
-	ASSERT_LE(0, fd) TH_LOG("%s: %s", path, strerror(errno));
-	ASSERT_EQ(sizeof(entry), pread(fd, &entry, sizeof(entry),
-				       pfn * sizeof(entry)));
-	close(fd);
-	return entry;
-}
-
 /* To who asks about physical pages, a shared one is a page of files. */
 TEST_F(mm, kpageflags)
 {
@@ -1832,6 +1816,7 @@ TEST_F(mm, collapse_mixed)
 	touch(map, HUGE);
 	/* Whether it collapses is a matter of the file system. */
 	madvise(map, HUGE, MADV_COLLAPSE);
+	EXPECT_SHARED(&d, 100, &e, 100);
 	check_map(&d, map);
 	check_file(&d);
 	ASSERT_EQ(PAGE, pwrite(e.fd, t->junk, PAGE, 100 * PAGE));
@@ -1868,7 +1853,7 @@ TEST_F(mm, khugepaged)
 {
 	struct trio *t = &self->t;
 	unsigned char *area[2], *map[2];
-	char sleep_before[32];
+	char scan_before[32], alloc_before[32];
 	struct file f[2], e;
 	long scans;
 
@@ -1886,8 +1871,11 @@ TEST_F(mm, khugepaged)
 		touch(map[i], HUGE);
 	}
 	drain_lru();
-	ASSERT_EQ(0, read_text(KHUGEPAGED "scan_sleep_millisecs", sleep_before,
-			       sizeof(sleep_before)));
+	ASSERT_EQ(0, read_text(KHUGEPAGED "scan_sleep_millisecs", scan_before,
+			       sizeof(scan_before)));
+	ASSERT_EQ(0, read_text(KHUGEPAGED "alloc_sleep_millisecs", alloc_before,
+			       sizeof(alloc_before)));
+	ASSERT_EQ(0, write_text(KHUGEPAGED "alloc_sleep_millisecs", "0"));
 	ASSERT_EQ(0, write_text(KHUGEPAGED "scan_sleep_millisecs", "0"));
 	/* That of which no page is shared shows when it has been here. */
 	scans = full_scans(_metadata);
@@ -1896,8 +1884,11 @@ TEST_F(mm, khugepaged)
 			      page_entry(_metadata, "kpageflags",
 					 pfn_of(map[1])) & 1ULL << KPF_THP)));
 	ASSERT_EQ(0, write_text(KHUGEPAGED "scan_sleep_millisecs",
-				sleep_before));
+				scan_before));
+	ASSERT_EQ(0, write_text(KHUGEPAGED "alloc_sleep_millisecs",
+				alloc_before));
 
+	EXPECT_SHARED(&f[0], 100, &e, 100);
 	check_map(&f[0], map[0]);
 	check_map(&f[1], map[1]);
 	ASSERT_EQ(PAGE, pwrite(e.fd, t->junk, PAGE, 100 * PAGE));
