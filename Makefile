@@ -90,7 +90,7 @@ check-fs:	## the same on variants of file systems (FS="name...")
 		$(addprefix $(CONFIG):,$(fs_names))
 
 .PHONY: check-all
-check-all:	## every proof there is: hours (see selftests/check-all)
+check-all:	## every proof there is: a day (see selftests/check-all)
 	@selftests/check-all $(M)
 
 .PHONY: stress

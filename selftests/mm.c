@@ -2069,7 +2069,7 @@ static const char *const smaps_fields[NFIELDS] = {
 
 struct counts {
 	long smaps[NFIELDS];	/* in kB */
-	long mapmax;		/* of numa_maps; 0 if that says nothing */
+	long mapmax, active;	/* of numa_maps */
 	bool exclusive[NPAGES];	/* bit 56 of pagemap */
 };
 
@@ -2095,7 +2095,7 @@ static void count_mappings(struct __test_metadata *_metadata, struct counts *c,
 {
 	size_t found = 0;
 	char line[1024];
-	char *mapmax;
+	char *mapmax, *active;
 	FILE *in;
 	int fd;
 
@@ -2114,6 +2114,9 @@ static void count_mappings(struct __test_metadata *_metadata, struct counts *c,
 	in = open_maps(_metadata, "numa_maps", map, line, sizeof(line));
 	mapmax = strstr(line, "mapmax=");
 	c->mapmax = mapmax ? atol(mapmax + strlen("mapmax=")) : 0;
+	/* It says so only if not all are. */
+	active = strstr(line, " active=");
+	c->active = active ? atol(active + strlen(" active=")) : NPAGES;
 	fclose(in);
 
 	fd = open("/proc/self/pagemap", O_RDONLY);
@@ -2330,6 +2333,12 @@ TEST_F(oracle, mappings)
 		}
 		EXPECT_EQ(plain->mapmax, shared->mapmax) {
 			TH_LOG("mapmax when %s", step_names[step]);
+		}
+		/* Of shared pages it never says so, whoever reads them. */
+		if (step > BOTH_TOUCH) {
+			EXPECT_EQ(shared[-1].active, shared->active) {
+				TH_LOG("active when %s", step_names[step]);
+			}
 		}
 		EXPECT_EQ(0, memcmp(plain->exclusive, shared->exclusive,
 				    sizeof(plain->exclusive))) {
