@@ -14,6 +14,7 @@
 #include <liburing.h>
 #include <linux/futex.h>
 #include <linux/kernel-page-flags.h>
+#include <linux/mempolicy.h>
 #include <linux/perf_event.h>
 
 #include "trio.h"
@@ -31,7 +32,6 @@
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
 #endif
-#define MPOL_BIND 2
 #define NOBODY 65534
 #define HUGE (512 * PAGE)
 
@@ -2133,21 +2133,35 @@ static void count_mappings(struct __test_metadata *_metadata, struct counts *c,
 	close(fd);
 }
 
-/* Can the watcher move its pages to another node?  The answers of the kernel */
-static void move_mapping(int *moved, unsigned char *map)
+/*
+ * Can the watcher move its pages to another node?
+ * Return: how many mbind(2) did move.  What move_pages(2) says is in @moved.
+ */
+static int move_mapping(int *moved, unsigned char *map)
 {
+	int before[NPAGES], after[NPAGES], nodes[NPAGES], bound = 0;
+	unsigned long other_node;
 	void *pages[NPAGES];
-	int nodes[NPAGES];
 
 	for (size_t i = 0; i < NPAGES; i++)
 		pages[i] = map + i * PAGE;
 	/* Without nodes it tells where they are. */
-	syscall(SYS_move_pages, 0, (unsigned long)NPAGES, pages, NULL, moved,
+	syscall(SYS_move_pages, 0, (unsigned long)NPAGES, pages, NULL, before,
 		0);
-	for (size_t i = 0; i < NPAGES; i++)
-		nodes[i] = !moved[i];
+	other_node = 1UL << !before[0];
+	syscall(SYS_mbind, map, (unsigned long)NPAGES * PAGE, MPOL_BIND,
+		&other_node, 64UL, MPOL_MF_MOVE);
+	syscall(SYS_mbind, map, (unsigned long)NPAGES * PAGE, MPOL_DEFAULT, NULL,
+		0UL, 0UL);
+	syscall(SYS_move_pages, 0, (unsigned long)NPAGES, pages, NULL, after,
+		0);
+	for (size_t i = 0; i < NPAGES; i++) {
+		bound += before[i] != after[i];
+		nodes[i] = !after[i];
+	}
 	syscall(SYS_move_pages, 0, (unsigned long)NPAGES, pages, nodes, moved,
-		2 /* MPOL_MF_MOVE */);
+		MPOL_MF_MOVE);
+	return bound;
 }
 
 static void watch(struct __test_metadata *_metadata, struct view *v, int fd,
@@ -2169,6 +2183,7 @@ struct seen {
 	struct view views[NSTEPS];
 	struct counts counts[NSTEPS];
 	int moved[NSTEPS][NPAGES];
+	int bound[NSTEPS];
 };
 
 /* The watcher looks when it is told to, and touches its pages before that. */
@@ -2200,7 +2215,7 @@ static void watcher(struct __test_metadata *_metadata, const struct file *f,
 			touch(map, NPAGES * PAGE);
 		count_mappings(_metadata, &seen->counts[step], map);
 		watch(_metadata, &seen->views[step], fd, map);
-		move_mapping(seen->moved[step], map);
+		seen->bound[step] = move_mapping(seen->moved[step], map);
 		/* What the watcher has read by itself is not to count. */
 		ASSERT_EQ(0, write_text("/proc/self/clear_refs", "1"));
 		tell(_metadata, sock);
@@ -2366,7 +2381,12 @@ TEST_F(oracle, move_pages)
 				TH_LOG("page %zu when %s", i, step_names[step]);
 			}
 		}
+		EXPECT_EQ(0, self->seen[1]->bound[step]) {
+			TH_LOG("mbind when %s", step_names[step]);
+		}
 	}
+	/* Its own, which nobody else has mapped, it can move. */
+	EXPECT_LT(0, self->seen[0]->bound[BOTH_TOUCH]);
 }
 
 MANUAL_TEST_MAIN

@@ -298,12 +298,23 @@ static void print_again(const char *mode, uint64_t seed, size_t nr)
 		       line, mode, seed, nr);
 }
 
+static bool hung(const struct twin *t)
+{
+	return !strncmp(t->failure, "hangs", strlen("hangs"));
+}
+
+/* Does it still fail?  One that is only slow must not pass for a wrong byte. */
+static bool fails(struct twin *t, const struct op *op, size_t nr, bool hangs)
+{
+	return !run_ops(t, op, nr) && hung(t) == hangs;
+}
+
 /* Take out of a sequence that fails what it does not need for that. */
 static size_t shrink(struct twin *t, struct op *op, size_t nr)
 {
 	struct op *less = calloc(nr, sizeof(*op));
 	size_t chunk = (nr + 1) / 2;
-	bool shorter;
+	bool hangs = hung(t), shorter;
 
 	do {
 		shorter = false;
@@ -313,7 +324,7 @@ static size_t shrink(struct twin *t, struct op *op, size_t nr)
 			memcpy(less, op, at * sizeof(*op));
 			memcpy(less + at, op + at + n,
 			       (nr - at - n) * sizeof(*op));
-			if (run_ops(t, less, nr - n)) {
+			if (!fails(t, less, nr - n, hangs)) {
 				at += n;
 				continue;
 			}
@@ -335,7 +346,7 @@ static size_t shrink(struct twin *t, struct op *op, size_t nr)
 		op[i].off &= -PAGE;
 		op[i].off2 = op[i].off;
 		op[i].len = PAGE;
-		if (run_ops(t, op, nr))
+		if (!fails(t, op, nr, hangs))
 			op[i] = was;
 	}
 	return nr;
@@ -344,8 +355,10 @@ static size_t shrink(struct twin *t, struct op *op, size_t nr)
 /* Find out what a failure takes.  @op is spoiled. */
 static void explain(struct twin *t, struct op *op, size_t nr)
 {
+	bool hangs = hung(t);
+
 	watch(t, HANG_SECONDS_SHRINK);
-	for (int i = 0; run_ops(t, op, nr); i++) {
+	for (int i = 0; !fails(t, op, nr, hangs); i++) {
 		if (i == 2) {
 			ksft_print_msg("which did not fail again in 3 runs\n");
 			return;
