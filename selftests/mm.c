@@ -873,13 +873,13 @@ TEST_F(mm, madvise_remove)
 
 	map = map_a(_metadata, t, PROT_READ | PROT_WRITE, MAP_SHARED);
 	old = map_a(_metadata, t, PROT_READ, MAP_SHARED);
-	ASSERT_EQ(0, madvise(map + HIT * PAGE, 2 * PAGE, MADV_REMOVE)) {
+	ASSERT_EQ(0, madvise(map + HIT * PAGE, 4 * PAGE, MADV_REMOVE)) {
 		TH_LOG("%s", strerror(errno));
 	}
-	model_zero(&t->a, HIT * PAGE, 2 * PAGE);
+	model_zero(&t->a, HIT * PAGE, 4 * PAGE);
 	check_map(&t->a, map);
 	check_map(&t->a, old);
-	check_broken(t, HIT, HIT + 2);
+	check_broken(t, HIT, HIT + 4);
 	file_unmap(&t->a, map);
 	file_unmap(&t->a, old);
 }

@@ -1787,9 +1787,9 @@ TEST_F(nfs, punch_hole)
 	struct file *f = &self->file;
 
 	ASSERT_EQ(0, fallocate(f->fd, FALLOC_FL_PUNCH_HOLE |
-			       FALLOC_FL_KEEP_SIZE, HIT * PAGE, 2 * PAGE));
-	model_zero(f, HIT * PAGE, 2 * PAGE);
-	check_served(HIT, HIT + 2);
+			       FALLOC_FL_KEEP_SIZE, HIT * PAGE, 4 * PAGE));
+	model_zero(f, HIT * PAGE, 4 * PAGE);
+	check_served(HIT, HIT + 4);
 }
 
 MANUAL_TEST_MAIN
