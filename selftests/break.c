@@ -864,22 +864,22 @@ TEST_F(brk, clone_range)
 	struct trio *t = &self->t;
 	struct file_clone_range range = {
 		.src_offset = PAGE,
-		.src_length = 2 * PAGE,
+		.src_length = 4 * PAGE,
 		.dest_offset = HIT * PAGE,
 	};
 	unsigned char *map;
 	struct file d;
 
-	file_create(_metadata, &d, t->dir, "d", 4 * PAGE, 5);
+	file_create(_metadata, &d, t->dir, "d", 6 * PAGE, 5);
 	map = map_a(_metadata, t, PROT_READ, MAP_SHARED);
 	range.src_fd = d.fd;
 	if (ioctl(t->a.fd, FICLONERANGE, &range)) {
 		ASSERT_EQ(EOPNOTSUPP, errno);
 		SKIP(goto out, "this file system cannot clone ranges");
 	}
-	model_write(_metadata, &t->a, HIT * PAGE, d.want + PAGE, 2 * PAGE);
+	model_write(_metadata, &t->a, HIT * PAGE, d.want + PAGE, 4 * PAGE);
 	check_map(&t->a, map);
-	check_broken(t, HIT, HIT + 2);
+	check_broken(t, HIT, HIT + 4);
 out:
 	file_unmap(&t->a, map);
 	file_close(&d);
@@ -925,7 +925,7 @@ TEST_F(brk, dedupe_range)
 		struct file_dedupe_range_info info;
 	} arg = {
 		.range.src_offset = HIT * PAGE,
-		.range.src_length = 2 * PAGE,
+		.range.src_length = 4 * PAGE,
 		.range.dest_count = 1,
 		.info.dest_fd = t->a.fd,
 		.info.dest_offset = HIT * PAGE,
@@ -939,13 +939,13 @@ TEST_F(brk, dedupe_range)
 	if (arg.info.status == -EOPNOTSUPP)
 		SKIP(return, "this file system cannot deduplicate ranges");
 	EXPECT_EQ(FILE_DEDUPE_RANGE_SAME, arg.info.status);
-	EXPECT_EQ(2 * PAGE, arg.info.bytes_deduped);
+	EXPECT_EQ(4 * PAGE, arg.info.bytes_deduped);
 	/* For the comparison B takes pages of its own. */
-	for (size_t i = HIT; i < HIT + 2; i++) {
+	for (size_t i = HIT; i < HIT + 4; i++) {
 		EXPECT_APART(&t->a, i, &t->b, i);
 		EXPECT_APART(&t->a, i, &t->c, i);
 	}
-	check_totals(3 * NPAGES - 4);
+	check_totals(3 * NPAGES - 8);
 	check_trio(t);
 
 	file_create(_metadata, &d, t->dir, "d", SIZE, 5);

@@ -399,9 +399,10 @@ test_explain()
 		'0 51200 not_cached not_cached'
 	dd if=/dev/urandom of="$work/sparse" bs=4096 seek=20000 count=1 \
 		conv=notrunc status=none
+	sync "$work/sparse"
 	same "a large file" "$(ranges "$work/sparse" | sed 's/ *$//')" \
 		"$(printf '%s\n' '0 20000 not_cached not_cached' \
-			'20000 1 own dirty' '20001 31199 not_cached not_cached')"
+			'20000 1 own no_equal' '20001 31199 not_cached not_cached')"
 	rm "$work/sparse"
 	expect 0 "shared by 2 pages.*" ksmx explain "$work/a" 0
 	expect 0 "$work/b, page 0" ksmx explain "$work/a" 0
