@@ -2249,6 +2249,8 @@ static void watch_steps(struct __test_metadata *_metadata, const char *dir,
 	for (int step = 0; step < NSTEPS; step++) {
 		char touch_first = step == BOTH_MAP || step == BOTH_TOUCH;
 
+		/* What was done to pages before is to be seen. */
+		drain_lru();
 		if (step == BOTH_MAP)
 			map[0] = file_map(_metadata, &secret, PROT_READ |
 					  PROT_WRITE, MAP_SHARED);
