@@ -201,8 +201,7 @@ TEST_F(brk, madvise_dontneed)
 	file_unmap(&t->a, map);
 }
 
-/* May throw shared pages out of memory, but never wrong bytes in. */
-/* Pages go though another file's mapping has them, too. */
+/* Throws shared pages out, though another file's mapping has them, too. */
 TEST_F(brk, madvise_pageout)
 {
 	struct trio *t = &self->t;
@@ -1213,7 +1212,6 @@ static void write_after_move(struct __test_metadata *_metadata,
 	check_broken(t, HIT, HIT + 2);
 }
 
-/* Whether it moves them is a matter of where they lie: move_pages does. */
 /*
  * Memory is compacted into blocks that are used in part: make a lot of these, of
  * which every second piece is free, the @first or the last of them most recently.
