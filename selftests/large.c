@@ -490,6 +490,68 @@ TEST_F(large, race_of_sizes)
 	file_close(&c);
 }
 
+struct direct_write {
+	int fd;
+	const unsigned char *buf;
+	ssize_t n;
+};
+
+static void *write_directly(void *arg)
+{
+	struct direct_write *w = arg;
+
+	w->n = pwrite(w->fd, w->buf, NPAGES * PAGE, 0);
+	return NULL;
+}
+
+/*
+ * While a direct write goes on somebody reads the old bytes, which are shared as
+ * a whole, and then a part of them alone while the write drops them.
+ */
+TEST_F(large, direct_write)
+{
+	unsigned char *map, *buf = page_buffer(_metadata, NPAGES * PAGE);
+	struct file *a = &self->a, *b = &self->b, c;
+	pthread_t writer;
+
+	halves(_metadata, &c, self->dir, "c", 1);
+	ASSERT_EQ(0, ftruncate(b->fd, 0));
+	write_chunks(_metadata, b, NPAGES);
+	for (int i = 0; i < 10; i++) {
+		struct direct_write w = {
+			.fd = open(a->path, O_RDWR | O_DIRECT), .buf = buf,
+		};
+
+		ASSERT_LE(0, w.fd);
+		memcpy(a->want, b->want, NPAGES * PAGE);
+		write_chunks(_metadata, a, NPAGES);
+		ASSERT_EQ(0, posix_fadvise(a->fd, 0, 0, POSIX_FADV_DONTNEED));
+		map = file_map(_metadata, a, PROT_READ, MAP_SHARED);
+		/* a read fault makes one folio then */
+		ASSERT_EQ(0, madvise(map, NPAGES * PAGE, MADV_HUGEPAGE));
+		fill(buf, NPAGES * PAGE, 100 + i);
+		ASSERT_EQ(0, pthread_create(&writer, NULL, write_directly, &w));
+		usleep(2000);
+		touch(map, PAGE);
+		if (!control)
+			try_merge(_metadata, b, 0, a, 0, NPAGES);
+		usleep(35000);
+		if (!control)
+			try_merge(_metadata, &c, 0, a, 0, 1);
+		pthread_join(writer, NULL);
+		ASSERT_EQ(NPAGES * PAGE, w.n);
+		close(w.fd);
+		model_write(_metadata, a, 0, buf, NPAGES * PAGE);
+		check_map(a, map);
+		file_unmap(a, map);
+		check_file(a);
+		check_file(b);
+		check_file(&c);
+	}
+	file_close(&c);
+	free(buf);
+}
+
 /* A bad page: all of the folio is read again, and its memory is given up. */
 TEST_F(large, memory_failure)
 {

@@ -101,7 +101,8 @@ struct twin {
 	bool storm;		/* somebody else merges, and others do the same */
 	bool trace;
 	bool xfs;
-	bool no_pins;		/* nothing is written through pins of pages */
+	bool no_pokes;		/* nothing is written through pins of pages */
+	bool no_reads_to_map;	/* ... even if nobody else writes pages back */
 	bool pins;		/* the driver that pins pages is this thread's */
 	bool keep;		/* files stay at the end, for umount */
 	bool faults;		/* allocations and requests fail on purpose */
@@ -685,10 +686,13 @@ static void twin_begin(struct __test_metadata *_metadata, struct twin *t,
 	t->_metadata = _metadata;
 	t->xfs = fs_magic(dir) == XFS_SUPER_MAGIC;
 	/*
-	 * btrfs fails writeback of a page that somebody else had written back
-	 * between the pin and the write through it, as reclaim may.
+	 * btrfs fails writeback of a page that was written back between the pin
+	 * and the write through it.  Others do that, as reclaim may; so does
+	 * the next operation after a direct read, since whoever reads is woken
+	 * before the pages become dirty (iomap_dio_bio_end_io()).
 	 */
-	t->no_pins = t->storm && fs_magic(dir) == BTRFS_SUPER_MAGIC;
+	t->no_reads_to_map = fs_magic(dir) == BTRFS_SUPER_MAGIC;
+	t->no_pokes = t->storm && t->no_reads_to_map;
 	t->trace = number_from_env("KSM_EXT_TRACE", 0);
 	t->shared = mmap(NULL, (NFILES + 1) * MAX_SIZE, PROT_READ | PROT_WRITE,
 			 MAP_SHARED | MAP_ANONYMOUS, -1, 0);

@@ -129,7 +129,7 @@ static void op_direct(struct twin *t, const struct op *op)
 		break;
 	case DIRECT_READ_MAPPED:
 		mapped = inside(f, off, mapped) & -SECTOR;
-		if (!mapped || t->no_pins)
+		if (!mapped || t->no_reads_to_map)
 			break;
 		memcpy(t->data, f->f.want + off, mapped);
 		may_collide(t);
@@ -573,7 +573,7 @@ static void op_poke(struct twin *t, const struct op *op)
 	ssize_t n;
 	int fd;
 
-	if (!len || t->no_pins)
+	if (!len || t->no_pokes)
 		return;
 	switch (op->way) {
 	case POKE_SELF:
