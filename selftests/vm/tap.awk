@@ -7,6 +7,7 @@
 #   @program NAME	what follows is a program's output
 #   @exit STATUS	end of the program's output
 #   @end STATUS	end of the run
+#   @again	the run comes once more: what it has shown does not count
 
 function result(ok, text,	i)
 {
@@ -41,9 +42,37 @@ function program_end(status)
 	program = ""
 }
 
+# What there was before this run
+function keep()
+{
+	was_total = total
+	was_passed = passed
+	was_failed = failed
+	was_skipped = skipped
+	was_repeat = repeat
+	program = ""
+}
+
+# Back to that
+function rewind()
+{
+	total = was_total
+	passed = was_passed
+	failed = was_failed
+	skipped = was_skipped
+	repeat = was_repeat
+	program = ""
+	nsaid = 0
+}
+
 BEGIN { print "TAP version 13" }
 { sub(/\r$/, "") }
-/^@run / { label = substr($0, 6); program = ""; next }
+/^@run / { label = substr($0, 6); keep(); next }
+/^@again/ {
+	rewind()
+	print "# " label ": the emulator failed: once more, from " total + 1
+	next
+}
 /^@program / { nsaid = 0; program = $2; plan = seen = bad = 0; next }
 /^@exit / { program_end($2); next }
 /^@end / {
