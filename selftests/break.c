@@ -1468,9 +1468,6 @@ TEST_F(brk, futex_of_other_file)
 	const struct timespec long_enough = { .tv_sec = 20 };
 	struct trio *t = &self->t;
 	unsigned int *in_a, *in_b;
-	int woken = 0;
-	pid_t pid;
-
 	/* If they could be written to, the kernel would break them first. */
 	in_a = file_map(_metadata, &t->a, PROT_READ, MAP_SHARED);
 	in_b = file_map(_metadata, &t->b, PROT_READ, MAP_SHARED);
@@ -1478,22 +1475,28 @@ TEST_F(brk, futex_of_other_file)
 	touch(in_b, SIZE);
 	in_a += HIT * PAGE / sizeof(*in_a);
 	in_b += HIT * PAGE / sizeof(*in_b);
-	pid = fork();
-	ASSERT_LE(0, pid);
-	if (!pid) {
-		EXPECT_EQ(0, futex(in_a, FUTEX_WAIT, *in_a, &long_enough)) {
-			TH_LOG("not woken: %s", strerror(errno));
+	/* A child that begins to wait between the two wakes shows nothing. */
+	for (int i = 0; i < 20; i++) {
+		int woken = 0;
+		pid_t pid = fork();
+
+		ASSERT_LE(0, pid);
+		if (!pid) {
+			EXPECT_EQ(0, futex(in_a, FUTEX_WAIT, *in_a,
+					   &long_enough)) {
+				TH_LOG("not woken: %s", strerror(errno));
+			}
+			_exit(0);
 		}
-		_exit(0);
+		/* Nothing tells that the child waits but this itself. */
+		while (!woken && waitpid(pid, NULL, WNOHANG) == 0) {
+			EXPECT_EQ(0, futex(in_b, FUTEX_WAKE, 1, NULL));
+			woken = futex(in_a, FUTEX_WAKE, 1, NULL);
+			sched_yield();
+		}
+		EXPECT_EQ(1, woken);
+		reap(_metadata, pid);
 	}
-	/* There is nothing to tell that the child waits but this itself. */
-	while (!woken && waitpid(pid, NULL, WNOHANG) == 0) {
-		EXPECT_EQ(0, futex(in_b, FUTEX_WAKE, 1, NULL));
-		woken = futex(in_a, FUTEX_WAKE, 1, NULL);
-		sched_yield();
-	}
-	EXPECT_EQ(1, woken);
-	reap(_metadata, pid);
 	check_trio(t);
 	file_unmap(&t->a, in_a - HIT * PAGE / sizeof(*in_a));
 	file_unmap(&t->b, in_b - HIT * PAGE / sizeof(*in_b));

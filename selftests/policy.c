@@ -655,6 +655,17 @@ TEST_F(policy, scan_stalls)
 		EXIT_STALL, 0);
 }
 
+/* Whoever ends when told to has time to. */
+TEST_F(policy, scan_told_to_end)
+{
+	self->skel->bss->obedient = true;
+	attach(_metadata, self, self->skel->maps.stalling);
+	expect_running(_metadata);
+	expect_text("state", "active");
+	EXPECT_LT(2, self->skel->bss->told);
+	EXPECT_EQ(0, self->skel->bss->exits);
+}
+
 /* The one that does not ask how long it may go on */
 TEST_F(policy, scan_loops)
 {
@@ -859,8 +870,11 @@ TEST_F(policy, swap_and_reload)
 	ASSERT_EQ(0, pthread_join(threads[1], NULL));
 	EXPECT_EQ(0, s.err) TH_LOG("%s", strerror(s.err));
 
-	/* As if nothing had happened */
-	attach(_metadata, self, self->skel->maps.churn_a);
+	/* As if nothing had happened, but for one that is not gone yet */
+	EXPECT_TRUE(WAIT_FOR((self->link = bpf_map__attach_struct_ops(
+				      self->skel->maps.churn_a)) ||
+			     errno != EBUSY));
+	ASSERT_NE(NULL, self->link) TH_LOG("%s", strerror(errno));
 	expect_running(_metadata);
 	wait_until_merged(_metadata, self);
 	check_file(&self->a);
