@@ -511,12 +511,18 @@ static void *write_directly(void *arg)
 TEST_F(large, direct_write)
 {
 	unsigned char *map, *buf = page_buffer(_metadata, NPAGES * PAGE);
+	struct manual_args whole = { .nr = NPAGES }, part = { .nr = 1 };
 	struct file *a = &self->a, *b = &self->b, c;
 	pthread_t writer;
 
 	halves(_metadata, &c, self->dir, "c", 1);
 	ASSERT_EQ(0, ftruncate(b->fd, 0));
 	write_chunks(_metadata, b, NPAGES);
+	if (!control) {
+		whole.dst = file_id(_metadata, b);
+		part.dst = file_id(_metadata, &c);
+		whole.src = part.src = file_id(_metadata, a);
+	}
 	for (int i = 0; i < 10; i++) {
 		struct direct_write w = {
 			.fd = open(a->path, O_RDWR | O_DIRECT), .buf = buf,
@@ -534,10 +540,10 @@ TEST_F(large, direct_write)
 		usleep(2000);
 		touch(map, PAGE);
 		if (!control)
-			try_merge(_metadata, b, 0, a, 0, NPAGES);
+			manual_call(manual->progs.manual_merge, &whole);
 		usleep(35000);
 		if (!control)
-			try_merge(_metadata, &c, 0, a, 0, 1);
+			manual_call(manual->progs.manual_merge, &part);
 		pthread_join(writer, NULL);
 		ASSERT_EQ(NPAGES * PAGE, w.n);
 		close(w.fd);
